@@ -1,0 +1,54 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests.
+# Needs Python 3.11, make, and a network to package registries.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help venv demo test lint generate kube bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: .venv/ready ## Create .venv/ with everything that development needs
+
+.venv/ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@echo "setting up .venv (about a minute, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: venv ## Start a cluster locally, load real data, search it, stop it
+	@$(BIN)/python examples/demo.py
+
+test: lint ## Lint, then every test, with coverage
+	@$(BIN)/python -m tests.kube.binaries
+	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: venv ## ruff, mypy, import contracts, stale generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.generate --check
+
+generate: venv ## Write the files that are generated from the models
+	@$(BIN)/python -m tools.generate
+
+kube: venv ## Build the Kubernetes binaries that the tests run against (once, about 10 minutes)
+	@$(BIN)/python -m tests.kube.binaries
+
+bench: venv ## Run the short form of every benchmark
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+lock: venv ## Resolve pyproject.toml into the hashed requirement files
+	@for extra in operator engine dev; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra $$extra \
+	    pyproject.toml -o requirements/$$extra.txt; done
+
+clean: ## Remove what set-up and tests made in this folder
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,1 @@
+"""What makes an engine part of a cluster: the rules it has to keep."""

@@ -1,0 +1,192 @@
+"""The engine's configuration: `config.yml`, overridden by the environment.
+
+Models, defaults and loading. Whether a configuration keeps the cluster rules is `cluster.validator`'s affair;
+what each setting does is told by its description, from which the documents are made.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from vectorizer_engine.cluster.quantity import parse_quantity
+from vectorizer_engine.cluster.validator import MAX_CACHE_MEMORY_BYTES
+
+ENVIRONMENT_PREFIX = "VECTORIZER__"
+"""`VECTORIZER__CLUSTER__MAX_CACHE_MEMORY_BYTES=268435456` overrides `cluster.max_cache_memory_bytes`."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` names each place, what it holds and what was expected."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _bytes(value: object) -> object:
+    parsed = parse_quantity(value)
+    return value if parsed is None else parsed
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+"""A size in bytes, written as a whole number or as a quantity such as 512Mi."""
+
+
+class ServerConfig(_Section):
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(6333, ge=1, le=65535, description="Port of the REST API.")
+    max_request_bytes: Bytes = Field(
+        32 * 1024**2,
+        ge=1024,
+        description="Largest body of one request; a larger one is refused with 413 (Qdrant's default).",
+    )
+    request_memory_bytes: Bytes = Field(
+        64 * 1024**2,
+        ge=1024**2,
+        description="Bodies of all requests in flight; a request waits for its share, then gets 429.",
+    )
+
+
+class StorageConfig(_Section):
+    path: Path = Field(Path("./storage"), description="Folder of the data. One process at a time may use it.")
+    type: Literal["mmap"] = Field("mmap", description="Where vectors live: in memory-mapped files.")
+
+
+class ClusterConfig(_Section):
+    enabled: bool = Field(False, description="Cluster mode: the cluster rules hold at start and at run time.")
+    max_cache_memory_bytes: Bytes = Field(
+        MAX_CACHE_MEMORY_BYTES,
+        gt=0,
+        description="The one limit over every cache. In cluster mode at most 1 GiB.",
+    )
+    enforce_mmap_storage: bool = Field(True, description="Refuse memory storage. A cluster needs it true.")
+    disable_file_watcher: bool = Field(
+        True, description="Never start the file watcher. A cluster needs it true."
+    )
+    cache_warning_threshold: int = Field(
+        80, ge=1, le=100, description="Percent of the limit from which usage is logged as a warning."
+    )
+
+
+class FileWatcherConfig(_Section):
+    enabled: Literal[False] = Field(False, description="A cluster runs none, and neither does this release.")
+
+
+class AuthConfig(_Section):
+    api_key: SecretStr | None = Field(None, description="Key that allows everything. Unset: no key is asked.")
+    read_only_api_key: SecretStr | None = Field(None, description="Key that allows reading only.")
+
+
+class Config(_Section):
+    """Everything that `config.yml` may hold."""
+
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    file_watcher: FileWatcherConfig = Field(default_factory=FileWatcherConfig)
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+
+    def settings(self) -> Iterator[tuple[str, Any]]:
+        """Every setting as (path, value), secrets masked: what is logged at start."""
+        for section, fields in self.model_dump(mode="json").items():
+            for key, value in fields.items():
+                yield f"{section}.{key}", value
+
+
+def read_config(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration as written: the file's mapping, if a file is given, under the environment's overrides.
+
+    Raises ConfigError for a file that is missing, unreadable, no YAML or no mapping, and for an environment
+    variable that names no setting.
+    """
+    raw = _read_file(path) if path is not None else {}
+    problems = []
+    for name in sorted(environ):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        field = _field(keys)
+        if field is None:
+            problems.append(f"{name}: no such setting{_suggestion('.'.join(keys), _paths())}")
+            continue
+        section, key = keys
+        fields = raw.setdefault(section, {})
+        if isinstance(fields, dict):
+            fields[key] = environ[name] if field in (str, Path, SecretStr | None) else _scalar(environ[name])
+    if problems:
+        raise ConfigError(problems)
+    return raw
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """The configuration that *raw* stands for. Raises ConfigError with every problem found."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError([_problem(details) for details in error.errors()]) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ConfigError([f"{place}: not YAML: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not YAML: {error}"]) from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError([f"{path}: expected a mapping of sections, found a {type(raw).__name__}"])
+    return {key: {} if fields is None else fields for key, fields in raw.items()}
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _field(keys: list[str]) -> Any:
+    """The annotation of the setting at section.key, or None where there is none."""
+    if len(keys) != 2 or keys[0] not in Config.model_fields:
+        return None
+    section: Any = Config.model_fields[keys[0]].annotation
+    field = section.model_fields.get(keys[1])
+    return None if field is None else field.annotation
+
+
+def _paths() -> list[str]:
+    paths = []
+    for name, field in Config.model_fields.items():
+        section: Any = field.annotation
+        paths += [name, *(f"{name}.{key}" for key in section.model_fields)]
+    return paths
+
+
+def _suggestion(path: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(path, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _problem(details: Any) -> str:
+    path = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        return f"{path}: no such setting{_suggestion(path, _paths())}"
+    return f"{path}: {details['msg']}, found {details['input']!r}"
