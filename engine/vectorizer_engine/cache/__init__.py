@@ -1,0 +1,1 @@
+"""The memory that grows with data, and the one limit that it lives under."""

@@ -1,0 +1,1 @@
+"""Collections of points: what the API calls, made of segments, indexes and the log."""

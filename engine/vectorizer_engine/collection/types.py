@@ -1,0 +1,89 @@
+"""The vocabulary of collections: points in, points out, and what describes a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from vectorizer_engine.errors import InvalidRequest
+from vectorizer_engine.index.base import Distance, Vectors
+from vectorizer_engine.storage.keys import PointId
+
+__all__ = [
+    "CollectionInfo",
+    "CollectionParams",
+    "CollectionStatus",
+    "Distance",
+    "Payload",
+    "PointId",
+    "Predicate",
+    "Record",
+    "Scored",
+]
+
+MAX_DIMENSION = 65_536
+"""As in Qdrant."""
+
+Payload = dict[str, Any]
+
+Predicate = Callable[[PointId, Mapping[str, Any]], bool]
+"""Whether a point belongs to a selection, by its id and payload. Compiled from a filter; must not raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionParams:
+    """What a collection is created with. It never changes afterwards."""
+
+    dimension: int
+    distance: Distance
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dimension <= MAX_DIMENSION:
+            raise InvalidRequest(
+                f"vector size is {self.dimension}: expected a whole number from 1 to {MAX_DIMENSION}"
+            )
+
+
+class Record(msgspec.Struct):
+    """A point as it is read. What was not asked for is None.
+
+    `vector` is float32 of shape [d], as the client sent it; with cosine it is stored, and given back,
+    with length 1, as in Qdrant.
+    """
+
+    id: PointId
+    payload: Payload | None
+    vector: Vectors | None
+
+
+class Scored(Record):
+    """A point that a search found. `version` is the operation that last changed it."""
+
+    score: float
+    version: int
+
+
+class CollectionStatus(StrEnum):
+    """As in Qdrant: green serves all and is at rest, yellow is merging or indexing, red has lost data."""
+
+    GREEN = "green"
+    YELLOW = "yellow"
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection at a moment. `problems` says in words why the status is red."""
+
+    name: str
+    params: CollectionParams
+    status: CollectionStatus
+    points: int
+    indexed_vectors: int
+    segments: int
+    disk_bytes: int
+    problems: tuple[str, ...]

@@ -1,0 +1,106 @@
+"""Every error that the engine raises on purpose. The HTTP API turns each class into one status code.
+
+A message names the thing, the value, what was expected and what to do; it is written for whoever sent the
+request or started the engine, and is safe to show them. Programming errors are not here.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Anything the engine refuses or fails at, with a message for its user."""
+
+
+# --- requests that cannot be served as they are (HTTP 400) ---------------------------------------------
+
+
+class InvalidRequest(EngineError):
+    """The request itself is wrong: sending it again changes nothing."""
+
+
+class DimensionMismatch(InvalidRequest):
+    """A vector has another length than the collection's vectors."""
+
+    def __init__(self, *, collection: str, expected: int, got: int) -> None:
+        super().__init__(
+            f"collection '{collection}' holds vectors of dimension {expected}, got one of dimension {got}: "
+            f"send {expected} numbers for each vector"
+        )
+
+
+class InvalidVector(InvalidRequest):
+    """A vector holds NaN or infinity, or is all zeros where the distance is cosine."""
+
+
+class InvalidPoint(InvalidRequest):
+    """An id or a payload that cannot be stored."""
+
+
+# --- things that are not there, or already are (HTTP 404, 409) -----------------------------------------
+
+
+class NotFound(EngineError):
+    """What the request names does not exist."""
+
+
+class CollectionNotFound(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"collection '{name}' does not exist: create it with PUT /collections/{name}")
+
+
+class PointNotFound(NotFound):
+    def __init__(self, *, collection: str, point: object) -> None:
+        super().__init__(f"collection '{collection}' holds no point with id {point}: upsert it first")
+
+
+class CollectionExists(EngineError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"collection '{name}' already exists: delete it first or choose another name")
+
+
+# --- what the machine refuses (HTTP 507, 500, 503) -----------------------------------------------------
+
+
+class StorageFull(EngineError):
+    """The disk is full. Nothing of the write was kept; reads go on, and so do writes once space is freed."""
+
+
+class StorageFailure(EngineError):
+    """The disk refused to read or write for another reason than space."""
+
+
+class StoreClosed(EngineError):
+    """The store is shutting down."""
+
+
+class CacheMemoryLimitExceeded(EngineError):
+    """CLUSTER_003 at run time: one reservation that can never fit under the cache limit."""
+
+    code = "CLUSTER_003"
+
+    def __init__(self, *, what: str, requested: int, limit: int) -> None:
+        self.requested = requested
+        self.limit = limit
+        super().__init__(
+            f"{what} needs {requested} bytes of cache memory, the limit for all caches is {limit} bytes: "
+            f"send smaller batches or raise cluster.max_cache_memory_bytes"
+        )
+
+
+# --- data folders that cannot be opened (the process exits with the message) ---------------------------
+
+
+class StoreError(EngineError):
+    """The data folder cannot be opened as it is."""
+
+
+class StoreLocked(StoreError):
+    """Another process works on the data folder."""
+
+
+class StoreVersionError(StoreError):
+    """The data was written by a newer version than this one understands."""
+
+
+class StoreCorrupt(StoreError):
+    """What is on disk fails its checksum where nothing can stand in for it: the engine never guesses."""

@@ -1,0 +1,43 @@
+"""What every index backend offers: distances, their order, and the shape of an answer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Offsets = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.uint8]
+"""One bit an offset, least significant first: 1 where the offset may be in an answer."""
+
+
+class Distance(StrEnum):
+    """How two vectors are compared, by Qdrant's names."""
+
+    COSINE = "Cosine"
+    DOT = "Dot"
+    EUCLID = "Euclid"
+    MANHATTAN = "Manhattan"
+
+    @property
+    def larger_is_closer(self) -> bool:
+        """Cosine and Dot score by similarity, Euclid and Manhattan by distance."""
+        return self in (Distance.COSINE, Distance.DOT)
+
+
+class Hits(NamedTuple):
+    """The nearest offsets of one query, closest first, and their scores (float32) in Qdrant's sense."""
+
+    offsets: Offsets
+    scores: Vectors
+
+
+class VectorIndex(Protocol):
+    """A searchable set of vectors, each known by its offset."""
+
+    def search(self, queries: Vectors, limit: int, *, mask: Mask | None, ef: int) -> list[Hits]:
+        """For each row of *queries* [q, d] up to *limit* hits among the offsets that *mask* allows."""
+        ...

@@ -1,0 +1,1 @@
+"""What is on disk: the log, the segments, the manifest, the folder that holds them."""
