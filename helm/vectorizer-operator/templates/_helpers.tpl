@@ -1,0 +1,30 @@
+{{/* The name of everything in this release; at most 52 characters, so that suffixes fit into 63. */}}
+{{- define "vectorizer-operator.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What selects the operator's pods; never changes over a release's life. */}}
+{{- define "vectorizer-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "vectorizer-operator.labels" -}}
+{{ include "vectorizer-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/* The cluster-wide objects carry the namespace in their name, so that two releases do not meet. */}}
+{{- define "vectorizer-operator.clusterName" -}}
+{{- printf "%s-%s" (include "vectorizer-operator.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "vectorizer-operator.webhookService" -}}
+{{- printf "%s-webhook" (include "vectorizer-operator.fullname" .) -}}
+{{- end -}}
