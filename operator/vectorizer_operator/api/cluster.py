@@ -1,0 +1,36 @@
+"""The VectorizerCluster as a whole."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from vectorizer_operator.api.constants import MAX_NAME_LENGTH
+from vectorizer_operator.api.spec import VectorizerClusterSpec
+from vectorizer_operator.api.types import Model
+
+
+class ObjectMeta(Model):
+    """The part of an object's metadata that rendering needs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+
+
+class VectorizerCluster(Model):
+    """A memory-bounded vector search cluster."""
+
+    api_version: Literal["vectorizer.io/v1"]
+    kind: Literal["VectorizerCluster"]
+    metadata: ObjectMeta
+    spec: VectorizerClusterSpec
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> "VectorizerCluster":
+        """The cluster that *raw* stands for, its status left out. Raises pydantic's ValidationError, which
+        `problems.structural_problems` says in words."""
+        return cls.model_validate({key: value for key, value in raw.items() if key != "status"}, strict=True)

@@ -1,0 +1,78 @@
+"""What is wrong with the shape of a VectorizerCluster: unknown fields, wrong types, values out of range.
+
+Not the cluster rules (`rules`): those are about what a well-formed cluster may wish for.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from vectorizer_operator.api.cluster import VectorizerCluster
+from vectorizer_operator.api.types import Model
+
+
+class Problem(NamedTuple):
+    """A place in the object, as its user would write it (`spec.storage.size`), and what is wrong there."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Everything in *raw* that the API server would refuse for its shape, in the order of the fields."""
+    try:
+        VectorizerCluster.parse(raw)
+    except ValidationError as error:
+        return list(dict.fromkeys(_problem(details) for details in error.errors()))
+    return []
+
+
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "bool_type": "expected true or false",
+    "string_type": "expected a text",
+    "dict_type": "expected a mapping",
+    "list_type": "expected a list",
+    "model_type": "expected a mapping",
+    "model_attributes_type": "expected a mapping",
+}
+
+
+def _problem(details: Any) -> Problem:
+    location = [part for part in details["loc"] if part not in ("int", "str")]  # arms of an int-or-string
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return Problem(path, "unknown field" + _suggestion(location))
+    if kind == "missing":
+        return Problem(path, "required and not set")
+    expected = _EXPECTED.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
+    if "int" in details["loc"] or "str" in details["loc"]:
+        expected = "expected a whole number or a quantity such as 512Mi"
+    return Problem(path, f"{expected}, found {_short(details['input'])}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _suggestion(location: list[Any]) -> str:
+    model: Any = VectorizerCluster
+    for part in location[:-1]:
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, Model)):
+            return ""
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(names)}"

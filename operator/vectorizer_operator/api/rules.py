@@ -1,0 +1,44 @@
+"""The cluster rules, held against a VectorizerCluster as its user wrote it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vectorizer_engine.cluster.validator import (
+    ClusterSettings,
+    Setting,
+    Violation,
+    cluster_warnings,
+    validate_cluster_requirements,
+)
+
+SETTING_PATHS = {
+    "storage_type": ("spec", "storage", "type"),
+    "enforce_mmap_storage": ("spec", "cluster", "enforceMmapStorage"),
+    "file_watcher_enabled": ("spec", "fileWatcher", "enabled"),
+    "disable_file_watcher": ("spec", "cluster", "disableFileWatcher"),
+    "max_cache_memory": ("spec", "cluster", "maxCacheMemory"),
+    "replicas": ("spec", "replicas"),
+}
+"""Where each setting of the rules is in the custom resource."""
+
+
+def violations(raw: Mapping[str, Any]) -> list[Violation]:
+    """Every cluster rule that *raw* breaks, whatever else may be wrong with it."""
+    return validate_cluster_requirements(_settings(raw))
+
+
+def warnings(raw: Mapping[str, Any]) -> list[str]:
+    """What *raw* may have and its user probably does not want."""
+    return cluster_warnings(_settings(raw))
+
+
+def _settings(raw: Mapping[str, Any]) -> ClusterSettings:
+    return ClusterSettings(
+        **{name: Setting(".".join(path), _at(raw, path)) for name, path in SETTING_PATHS.items()}
+    )
+
+
+def _at(raw: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw

@@ -1,0 +1,8 @@
+"""From a VectorizerCluster to the Kubernetes objects that are its children. Pure: the same cluster gives the same
+objects, byte for byte, in this release and the next ones (a changed pod template restarts every pod)."""
+
+from vectorizer_operator.manifests.common import ChildRef, Manifest, selector
+from vectorizer_operator.manifests.config_map import config_yaml
+from vectorizer_operator.manifests.render import child_refs, render
+
+__all__ = ["ChildRef", "Manifest", "child_refs", "config_yaml", "render", "selector"]

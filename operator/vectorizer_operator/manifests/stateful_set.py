@@ -1,0 +1,174 @@
+"""The StatefulSet: engine pods, each with a volume of its own.
+
+Pods meet the restricted Pod Security Standard. They are replaced by the operator, not by the StatefulSet controller
+(`OnDelete`), so that each step of a rollout passes the operator's safety rules and a rollout never waits for a pod
+that cannot become ready.
+"""
+
+from typing import Any
+
+from vectorizer_engine.cluster.quantity import parse_quantity
+from vectorizer_engine.cluster.validator import MAX_CACHE_MEMORY_BYTES
+from vectorizer_operator.api.cluster import VectorizerCluster
+from vectorizer_operator.api.constants import (
+    CONFIG_HASH_ANNOTATION,
+    CONTAINER,
+    DEFAULT_IMAGE_ANNOTATION,
+    PORT,
+    PORT_NAME,
+)
+from vectorizer_operator.capacity import pod_memory_bytes
+from vectorizer_operator.manifests.common import (
+    Manifest,
+    child,
+    config_name,
+    content_hash,
+    headless_name,
+    labels,
+    selector,
+)
+from vectorizer_operator.manifests.config_map import CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER, config_yaml
+
+DATA_VOLUME = "data"
+USER_ID = 65532
+"""The user and group `nonroot` of the engine's image."""
+
+TERMINATION_GRACE_SECONDS = 15
+"""The engine stops within 10 s: not ready, requests finished, log flushed."""
+
+START_SECONDS = 1800
+"""How long an engine may take to replay its log before it is taken for hung."""
+
+
+def stateful_set(cluster: VectorizerCluster, *, default_image: str) -> Manifest:
+    name, spec = cluster.metadata.name, cluster.spec
+    return child(
+        cluster,
+        api_version="apps/v1",
+        kind="StatefulSet",
+        name=name,
+        annotations=None if spec.image else {DEFAULT_IMAGE_ANNOTATION: default_image},
+        spec={
+            "replicas": spec.replicas,
+            "serviceName": headless_name(name),
+            "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "OnDelete"},
+            "revisionHistoryLimit": 2,
+            "persistentVolumeClaimRetentionPolicy": {
+                "whenDeleted": spec.storage.retention.when_deleted,
+                "whenScaled": spec.storage.retention.when_scaled,
+            },
+            "selector": {"matchLabels": selector(name)},
+            "template": _pod_template(cluster, image=spec.image or default_image),
+            "volumeClaimTemplates": [_volume_claim(cluster)],
+        },
+    )
+
+
+def resources(cluster: VectorizerCluster) -> dict[str, dict[str, str]]:
+    """The engine container's resources: what the user wrote, and for memory and CPU what is computed otherwise."""
+    wanted = cluster.spec.resources
+    limit = parse_quantity(cluster.spec.cluster.max_cache_memory)
+    need = pod_memory_bytes(MAX_CACHE_MEMORY_BYTES if limit is None else limit)
+    limits = {"memory": f"{need // 1024**2}Mi", **wanted.limits}
+    requests = {"cpu": "250m", "memory": limits["memory"], **wanted.requests}
+    return {
+        "requests": {resource: str(amount) for resource, amount in sorted(requests.items())},
+        "limits": {resource: str(amount) for resource, amount in sorted(limits.items())},
+    }
+
+
+def _pod_template(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
+    name, extra, scheduling = cluster.metadata.name, cluster.spec.pod_template, cluster.spec.scheduling
+    spec: dict[str, Any] = {
+        "serviceAccountName": name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(cluster, image=image)],
+        "volumes": [
+            {"name": "config", "configMap": {"name": config_name(name)}},
+            {"name": "tmp", "emptyDir": {}},
+            *extra.volumes,
+        ],
+    }
+    spec |= {
+        key: value
+        for key, value in {
+            "nodeSelector": scheduling.node_selector,
+            "tolerations": scheduling.tolerations,
+            "affinity": scheduling.affinity,
+            "topologySpreadConstraints": scheduling.topology_spread_constraints,
+            "priorityClassName": scheduling.priority_class_name,
+        }.items()
+        if value
+    }
+    return {
+        "metadata": {
+            "labels": {**extra.labels, **labels(name)},
+            "annotations": {**extra.annotations, CONFIG_HASH_ANNOTATION: content_hash(config_yaml(cluster))},
+        },
+        "spec": spec,
+    }
+
+
+def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
+    extra, key = cluster.spec.pod_template, cluster.spec.auth.api_key_secret_ref
+    env = list(extra.env)
+    if key is not None:
+        reference = {"secretKeyRef": {"name": key.name, "key": key.key}}
+        env.insert(0, {"name": "VECTORIZER__AUTH__API_KEY", "valueFrom": reference})
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "command": ["vectorizer"],
+        "args": ["serve", "--config", f"{CONFIG_FOLDER}/{CONFIG_KEY}"],
+        **({"env": env} if env else {}),
+        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
+        "resources": resources(cluster),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "startupProbe": _probe("/readyz", period=1, failures=START_SECONDS),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "livenessProbe": _probe("/livez", period=10, failures=3),
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            {"name": DATA_VOLUME, "mountPath": DATA_FOLDER},
+            {"name": "tmp", "mountPath": "/tmp"},
+            *extra.volume_mounts,
+        ],
+    }
+
+
+def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": PORT_NAME, "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5 if period >= 5 else period,
+        "failureThreshold": failures,
+    }
+
+
+def _volume_claim(cluster: VectorizerCluster) -> dict[str, Any]:
+    storage = cluster.spec.storage
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": DATA_VOLUME},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": str(storage.size)}},
+            **({"storageClassName": storage.storage_class_name} if storage.storage_class_name else {}),
+        },
+    }

@@ -1,0 +1,96 @@
+"""Whether a live object still is what was rendered, without false alarms from what the server adds.
+
+The server fills in defaults, controllers and other managers add fields of their own: those are not ours to judge.
+Every value that was rendered, though, has to be there. Fields that an earlier rendering had and this one has not are
+told by the rendered hash, not here.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from vectorizer_operator.api.constants import RENDERED_HASH_ANNOTATION
+from vectorizer_operator.plan.model import Object
+
+# Lists that the API server merges entry by entry, by this key: entries of other managers may stand beside ours.
+_MERGE_KEYS = {
+    "containers": ("name",),
+    "env": ("name",),
+    "volumes": ("name",),
+    "volumeMounts": ("mountPath",),
+    "ports": ("name", "containerPort", "port"),
+    "ownerReferences": ("uid",),
+    "volumeClaimTemplates": ("metadata",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+}
+_SUFFIXES = {
+    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
+    **dict(
+        zip("numkMGTPE", (Decimal(1000) ** power for power in (-3, -2, -1, 1, 2, 3, 4, 5, 6)), strict=True)
+    ),
+}
+
+
+def rendered_hash(live: Object) -> str | None:
+    """The hash of what the operator last applied to *live*, or None where it did not."""
+    value: str | None = (live["metadata"].get("annotations") or {}).get(RENDERED_HASH_ANNOTATION)
+    return value
+
+
+def difference(wanted: Any, live: Any, path: str = "") -> str | None:
+    """The first rendered value that *live* does not have, in words, or None."""
+    if isinstance(wanted, Mapping):
+        return _mapping_difference(wanted, live if isinstance(live, Mapping) else {}, path)
+    if isinstance(wanted, list):
+        return _list_difference(wanted, live if isinstance(live, list) else [], path)
+    if wanted == live or (not wanted and live is None) or _same_quantity(wanted, live):
+        return None
+    return f"{path} is {'unset' if live is None else live}, wanted {wanted}"
+
+
+def _mapping_difference(wanted: Mapping[str, Any], live: Mapping[str, Any], path: str) -> str | None:
+    for key, value in wanted.items():
+        found = difference(value, live.get(key), f"{path}.{key}" if path else key)
+        if found is not None:
+            return found
+    return None
+
+
+def _list_difference(wanted: Sequence[Any], live: Sequence[Any], path: str) -> str | None:
+    keys = _MERGE_KEYS.get(path.rpartition(".")[2], ())
+    if not keys and len(wanted) != len(live):
+        return f"{path} has {len(live)} entries, wanted {len(wanted)}"
+    for index, entry in enumerate(wanted):
+        if keys:
+            other = next((candidate for candidate in live if _same_entry(entry, candidate, keys)), None)
+        else:
+            other = live[index]
+        found = difference(entry, other, f"{path}[{index}]")
+        if found is not None:
+            return found
+    return None
+
+
+def _same_entry(wanted: Mapping[str, Any], live: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
+    return all(
+        wanted[key]["name"] == live[key].get("name") if key == "metadata" else wanted[key] == live.get(key)
+        for key in keys
+        if key in wanted
+    )
+
+
+def _same_quantity(wanted: Any, live: Any) -> bool:
+    """The server may write a quantity in another way: 1000m as 1, 0.5 as 500m."""
+    left, right = _quantity(wanted), _quantity(live)
+    return left is not None and left == right
+
+
+def _quantity(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value)
+    suffix = next((suffix for suffix in _SUFFIXES if text.endswith(suffix)), "")
+    try:
+        return Decimal(text.removesuffix(suffix)) * _SUFFIXES.get(suffix, Decimal(1))
+    except InvalidOperation:
+        return None

@@ -1,0 +1,70 @@
+"""What a plan is made from and what it says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Object = Mapping[str, Any]
+"""A Kubernetes object as the API server gives it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The live state of one cluster.
+
+    `children` holds what exists of `manifests.child_refs`, read by name, by (kind, name); `pods` and `pvcs` are those
+    labelled with the cluster's name, terminating ones included.
+    """
+
+    cluster: Object
+    children: Mapping[tuple[str, str], Object] = field(default_factory=dict)
+    pods: Sequence[Object] = ()
+    pvcs: Sequence[Object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Server-side apply `manifest`, with force."""
+
+    manifest: dict[str, Any]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete the object with this `uid` (a precondition, so that never a successor of the same name is hit).
+
+    With "Orphan" its dependents stay; that is how a StatefulSet is replaced under its running pods.
+    """
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    why: str
+    propagation: Literal["Background", "Orphan"] = "Background"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandVolume:
+    """Set `spec.resources.requests.storage` of the volume claim `name` to `size`."""
+
+    name: str
+    size: str
+    why: str
+
+
+Action = Apply | Delete | ExpandVolume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do now, in this order, and what to report.
+
+    `status` is the whole status that the cluster should have; it is equal to the observed one when there is nothing new
+    to say. `requeue_after` (seconds) is set when time alone will change the plan.
+    """
+
+    actions: tuple[Action, ...]
+    status: dict[str, Any]
+    requeue_after: float | None = None

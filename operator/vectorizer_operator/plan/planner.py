@@ -1,0 +1,272 @@
+"""The plan: what to do next for one cluster, and what its status should say.
+
+Level-triggered: it looks only at what is there now, so that it may be asked at any time, any number of times. With
+nothing to do it gives no action and the status that the cluster already has.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from vectorizer_engine.cluster.quantity import parse_quantity
+from vectorizer_operator.api.cluster import VectorizerCluster
+from vectorizer_operator.api.constants import DEFAULT_IMAGE_ANNOTATION, PORT
+from vectorizer_operator.api.problems import structural_problems
+from vectorizer_operator.api.rules import violations, warnings
+from vectorizer_operator.api.status import ConditionType
+from vectorizer_operator.capacity import pod_memory_bytes
+from vectorizer_operator.manifests import Manifest, render, selector
+from vectorizer_operator.plan.changes import child_changes, pod_changes
+from vectorizer_operator.plan.model import Action, Delete, ExpandVolume, Object, Observed, Plan
+from vectorizer_operator.plan.pods import Pod
+from vectorizer_operator.plan.predicates import (
+    SPEC_GUARDS,
+    Block,
+    rules_honoured,
+    spec_is_readable,
+    stateful_set_has_caught_up,
+)
+from vectorizer_operator.plan.status import Verdict, conditions
+
+PROGRESS_DEADLINE = timedelta(minutes=10)
+"""A pod that has not answered for so long will hardly do so by itself (Kubernetes' own default for a Deployment)."""
+
+_MESSAGE_LIMIT = 4096
+
+
+def plan(observed: Observed, *, now: datetime, default_image: str) -> Plan:
+    """What to do now. `default_image` is for a cluster that names none and is created now."""
+    raw = observed.cluster
+    if "deletionTimestamp" in raw["metadata"]:
+        return Plan(
+            actions=(), status=dict(raw.get("status") or {})
+        )  # the garbage collector takes the children
+    problems, broken = structural_problems(raw), violations(raw)
+    block = rules_honoured(broken) or spec_is_readable(problems)
+    if block is not None:
+        return _blocked(observed, block, now=now)
+    cluster = VectorizerCluster.parse(raw)
+    live = observed.children.get(("StatefulSet", cluster.metadata.name))
+    desired = render(cluster, default_image=_created_with(live) or default_image)
+    for guard in SPEC_GUARDS:
+        if (block := guard(observed, desired)) is not None:
+            return _blocked(observed, block, now=now, cluster=cluster)
+    return _rollout(observed, cluster, desired, now=now)
+
+
+def with_failure(planned: Plan, observed: Observed, *, message: str, now: datetime) -> Plan:
+    """*planned* after the API server refused one of its actions for good (an invalid object, a quota, a missing right):
+    the same status, saying so. What may pass by itself (a conflict, an unavailable server) is no such failure."""
+    verdicts = {
+        ConditionType(condition["type"]): _verdict(condition) for condition in planned.status["conditions"]
+    }
+    verdicts[ConditionType.READY] = (False, "ActionRefused", message[:_MESSAGE_LIMIT])
+    verdicts[ConditionType.STALLED] = (True, "ActionRefused", message[:_MESSAGE_LIMIT])
+    before = observed.cluster.get("status") or {}
+    generation = planned.status["observedGeneration"]
+    made = conditions(verdicts, before=before, generation=generation, now=now)
+    return replace(planned, status={**planned.status, "conditions": made})
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How far a rollout is: Ready's verdict, whether something is under way, and a pod that holds it up."""
+
+    ready: Verdict
+    reconciling: Verdict
+    stalled: Verdict
+    requeue_after: float | None = None
+
+
+def _rollout(
+    observed: Observed, cluster: VectorizerCluster, desired: Sequence[Manifest], *, now: datetime
+) -> Plan:
+    live = observed.children.get(("StatefulSet", cluster.metadata.name))
+    pods = _pods(observed, live)
+    actions: tuple[Action, ...] = tuple(child_changes(observed, desired))
+    if not actions and live is not None and "deletionTimestamp" not in live["metadata"]:
+        actions = tuple(pod_changes(live, pods))
+    progress = _progress(cluster, live, pods, actions, now=now)
+    verdicts = {
+        ConditionType.READY: progress.ready,
+        ConditionType.RECONCILING: progress.reconciling,
+        ConditionType.STALLED: progress.stalled,
+        ConditionType.RULES_HONOURED: _rules_verdict(observed.cluster),
+        ConditionType.MEMORY_BUDGET_HONOURED: _memory_verdict(cluster),
+    }
+    limit = parse_quantity(cluster.spec.cluster.max_cache_memory)
+    status = _status(observed, pods, verdicts, revision=_revision(live), now=now)
+    status["cache"] = {"limitBytes": limit}
+    return Plan(
+        actions=() if cluster.spec.paused else actions,
+        status=status,
+        requeue_after=progress.requeue_after,
+    )
+
+
+def _progress(
+    cluster: VectorizerCluster,
+    live: Object | None,
+    pods: list[Pod],
+    actions: Sequence[Action],
+    *,
+    now: datetime,
+) -> _Progress:
+    waiting = list(_waiting_for(cluster.spec.replicas, live, pods))
+    pending = [_in_words(action) for action in actions]
+    if cluster.spec.paused:
+        done: Verdict = (False, "Paused", "spec.paused is true: nothing is changed")
+        if pending:
+            message = f"spec.paused is true; to be done when it is false: {_join(pending)}"
+            return _Progress((False, "Paused", message), done, done)
+        if not waiting:
+            return _Progress((True, "Paused", "spec.paused is true, and nothing is to be done"), done, done)
+    if not pending and not waiting:
+        reason = "PodsReady" if cluster.spec.replicas else "ScaledToZero"
+        message = f"{len(pods)} of {cluster.spec.replicas} pods answer requests"
+        return _Progress(
+            (True, reason, message),
+            (False, reason, "nothing is to be done"),
+            (False, reason, "nothing is in the way"),
+        )
+    reason = "Progressing" if pending else "WaitingForPods"
+    message = _join(pending + waiting)
+    late = [pod for pod in pods if not pod.ready]
+    deadlines = [pod.unready_since + PROGRESS_DEADLINE for pod in late]
+    if any(deadline <= now for deadline in deadlines):
+        stalled: Verdict = (True, "PodNotReady", message)
+        requeue = None
+    else:
+        stalled = (False, reason, "nothing is in the way")
+        requeue = min(((deadline - now).total_seconds() for deadline in deadlines), default=None)
+    return _Progress((False, reason, message), (True, reason, message), stalled, requeue)
+
+
+def _waiting_for(replicas: int, live: Object | None, pods: Sequence[Pod]) -> Iterable[str]:
+    """What has to come true, beside the actions, before the cluster is as wished."""
+    if live is None:
+        return
+    if "deletionTimestamp" in live["metadata"]:
+        yield f"StatefulSet {live['metadata']['name']} is being deleted"
+        return
+    if not stateful_set_has_caught_up(live):
+        yield f"the StatefulSet controller has not seen the newest StatefulSet {live['metadata']['name']}"
+        return
+    for pod in pods:
+        if not pod.ready:
+            yield f"pod {pod.name} {pod.trouble()}"
+        elif pod.revision != _revision(live):
+            yield f"pod {pod.name} runs an old pod template"
+    if len(pods) != replicas:
+        yield f"{len(pods)} pods exist, {replicas} are wanted"
+
+
+def _blocked(
+    observed: Observed, block: Block, *, now: datetime, cluster: VectorizerCluster | None = None
+) -> Plan:
+    live = observed.children.get(("StatefulSet", observed.cluster["metadata"]["name"]))
+    verdict = (block.reason, block.message[:_MESSAGE_LIMIT])
+    unknown: Verdict = (None, "NotRolledOut", "the spec is not rolled out")
+    verdicts: dict[ConditionType, Verdict] = {
+        ConditionType.READY: (False, *verdict),
+        ConditionType.RECONCILING: (not block.stalled, *verdict),
+        ConditionType.STALLED: (block.stalled, *verdict),
+        ConditionType.RULES_HONOURED: _rules_verdict(observed.cluster),
+        ConditionType.MEMORY_BUDGET_HONOURED: _memory_verdict(cluster) if cluster else unknown,
+    }
+    status = _status(observed, _pods(observed, live), verdicts, revision=_revision(live), now=now)
+    return Plan(actions=(), status=status)
+
+
+def _status(
+    observed: Observed,
+    pods: Sequence[Pod],
+    verdicts: dict[ConditionType, Verdict],
+    *,
+    revision: str | None,
+    now: datetime,
+) -> dict[str, Any]:
+    metadata = observed.cluster["metadata"]
+    before = observed.cluster.get("status") or {}
+    generation: int = metadata.get("generation", 0)
+    labels = selector(metadata["name"])
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": conditions(verdicts, before=before, generation=generation, now=now),
+        "replicas": len(pods),
+        "readyReplicas": sum(pod.ready for pod in pods),
+        "updatedReplicas": sum(pod.revision == revision for pod in pods),
+        "selector": ",".join(f"{key}={value}" for key, value in labels.items()),
+        "endpoint": f"http://{metadata['name']}.{metadata.get('namespace', 'default')}.svc:{PORT}",
+    }
+    images = {pod.image for pod in pods}
+    version = images.pop() if len(images) == 1 else before.get("currentVersion")
+    if version:
+        status["currentVersion"] = version
+    if "cache" in before:
+        status["cache"] = before["cache"]
+    return status
+
+
+def _rules_verdict(raw: Object) -> Verdict:
+    broken = violations(raw)
+    if broken:
+        return False, broken[0].rule, "; ".join(violation.message for violation in broken)[:_MESSAGE_LIMIT]
+    return True, "RulesHonoured", "; ".join(warnings(raw)) or "the cluster rules hold"
+
+
+def _memory_verdict(cluster: VectorizerCluster) -> Verdict:
+    limit = parse_quantity(cluster.spec.cluster.max_cache_memory) or 0
+    need = f"{pod_memory_bytes(limit) // 1024**2}Mi"
+    written = cluster.spec.resources.limits.get("memory")
+    if written is None:
+        return True, "Computed", f"the pods' memory limit is {need}, computed from the cache limit"
+    if (parse_quantity(written) or 0) >= pod_memory_bytes(limit):
+        return True, "Sufficient", f"the pods' memory limit is {written}, {need} are needed"
+    return (
+        False,
+        "MemoryLimitTooSmall",
+        f"spec.resources.limits.memory is {written}, but caches of {cluster.spec.cluster.max_cache_memory} need "
+        f"{need}: set spec.resources.limits.memory to {need} or more, or unset it",
+    )
+
+
+def _pods(observed: Observed, live: Object | None) -> list[Pod]:
+    """The pods that are the StatefulSet's, or were left to its successor."""
+    uid = live["metadata"]["uid"] if live else None
+    own = []
+    for pod in observed.pods:
+        owners = [ref["uid"] for ref in pod["metadata"].get("ownerReferences") or () if ref.get("controller")]
+        if not owners or owners == [uid]:
+            own.append(Pod(pod))
+    return sorted(own, key=lambda pod: pod.ordinal)
+
+
+def _revision(live: Object | None) -> str | None:
+    revision: str | None = (live or {}).get("status", {}).get("updateRevision")
+    return revision
+
+
+def _created_with(live: Object | None) -> str | None:
+    image: str | None = ((live or {}).get("metadata", {}).get("annotations") or {}).get(
+        DEFAULT_IMAGE_ANNOTATION
+    )
+    return image
+
+
+def _verdict(condition: dict[str, Any]) -> Verdict:
+    status = {"True": True, "False": False}.get(condition["status"])
+    return status, condition["reason"], condition["message"]
+
+
+def _in_words(action: Action) -> str:
+    if isinstance(action, Delete):
+        return f"delete {action.kind} {action.name}: {action.why}"
+    if isinstance(action, ExpandVolume):
+        return f"expand PersistentVolumeClaim {action.name} to {action.size}: {action.why}"
+    return f"apply {action.manifest['kind']} {action.manifest['metadata']['name']}: {action.why}"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return "; ".join(parts)[:_MESSAGE_LIMIT]
