@@ -45,7 +45,7 @@ bench: venv ## Run the short form of every benchmark
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 lock: venv ## Resolve pyproject.toml into the hashed requirement files
-	@for extra in operator engine dev; do \
+	@for extra in operator engine build dev; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra $$extra \
 	    pyproject.toml -o requirements/$$extra.txt; done

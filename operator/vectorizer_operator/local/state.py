@@ -60,18 +60,24 @@ class ClusterStatus(BaseModel):
 
 
 class Status(BaseModel):
+    """Everything the supervisor runs, and the generation of each desired.json that it has acted on."""
+
     clusters: list[ClusterStatus] = []
+    seen: dict[str, int] = {}
 
 
 class StateFolder:
-    """The files of one state folder. `path` is made when it is missing; it is its owner's alone."""
+    """The files of one state folder, which is its owner's alone: it may hold Secrets."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = path.resolve()
         self.supervisor_lock = self.path / "supervisor.lock"
         self.supervisor_log = self.path / "supervisor.log"
         self.wake_pipe = self.path / "wake"
+
+    def create(self) -> None:
+        """Raises OSError where the folder cannot be made or written."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def cluster(self, name: str) -> Path:
         return self.path / "clusters" / name

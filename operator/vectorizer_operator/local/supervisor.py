@@ -174,6 +174,7 @@ class Supervisor:
         self._woken = asyncio.Event()
         self._stopping = False
         self._dirty = asyncio.Event()
+        self._seen: dict[str, int] = {}
         self._workers: dict[str, ClusterWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -201,7 +202,6 @@ class Supervisor:
         for name in [name for name, task in self._tasks.items() if task.done()]:
             self._tasks.pop(name).result()
             del self._workers[name]
-            self._dirty.set()
         for name, cluster in desired.items():
             if name in self._workers:
                 self._workers[name].want(cluster)
@@ -210,6 +210,8 @@ class Supervisor:
                 self._workers[name] = worker
                 self._tasks[name] = asyncio.create_task(worker.run(), name=name)
                 self._tasks[name].add_done_callback(lambda _: self._woken.set())
+        self._seen = {name: cluster.generation for name, cluster in desired.items()}
+        self._dirty.set()
 
     def _nothing_left(self) -> bool:
         """Give up the lock if no cluster is up; under the folder's lock, so that no `up` counts on this process."""
@@ -226,9 +228,8 @@ class Supervisor:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            self._folder.write_status(
-                Status(clusters=[self._workers[name].status() for name in sorted(self._workers)])
-            )
+            clusters = [self._workers[name].status() for name in sorted(self._workers)]
+            self._folder.write_status(Status(clusters=clusters, seen=self._seen))
 
     def _wake(self, pipe: int) -> None:
         os.read(pipe, 4096)

@@ -1,0 +1,198 @@
+"""What the `vectorizerctl local` commands do: change what is to run, see that a supervisor lives, and wait.
+
+Not for talking to people (`cli.py`) nor for running pods (`supervisor.py`).
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vectorizer_operator.local.state import ClusterStatus, Desired, PodStatus, StateFolder
+
+POLL_SECONDS = 0.1
+LOG_LINES = 20
+"""So much of a log is shown when something does not come up."""
+
+
+class LocalError(Exception):
+    """Something that cannot be done here and now; the message says what, why, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """A cluster that is to run: the objects that the operator would apply, and what else its pods refer to."""
+
+    name: str
+    objects: Sequence[Mapping[str, Any]]
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def bring_up(folder: StateFolder, wishes: Iterable[Wish]) -> dict[str, int]:
+    """Write down what is to run and start the supervisor if none lives. What did not change is left alone.
+
+    Returns the generation to wait for, by cluster. Raises OSError when the folder cannot be written.
+    """
+    folder.create()
+    with folder.locked():
+        known = folder.desired()
+        generations = {}
+        for wish in wishes:
+            before = known.get(wish.name)
+            now = Desired(
+                name=wish.name,
+                generation=before.generation if before else 0,
+                number=before.number if before else _free_number(known.values()),
+                up=True,
+                objects=[dict(item) for item in wish.objects],
+                secrets={name: dict(content) for name, content in wish.secrets.items()},
+                config_maps={name: dict(content) for name, content in wish.config_maps.items()},
+            )
+            if now != before:
+                now.generation += 1
+                folder.write_desired(now)
+            known[wish.name] = now
+            generations[wish.name] = now.generation
+        lock = folder.take_supervisor_lock()
+        if lock is not None:
+            _start_supervisor(folder, lock)
+    folder.wake()
+    return generations
+
+
+def take_down(folder: StateFolder, names: Iterable[str]) -> None:
+    """Stop these clusters and return when their pods have ended. Their data stays."""
+    with folder.locked():
+        generations = {}
+        for name in names:
+            desired = folder.desired()[name]
+            if desired.up:
+                desired.up = False
+                desired.generation += 1
+                folder.write_desired(desired)
+            generations[name] = desired.generation
+    folder.wake()
+    while folder.supervised():
+        status = folder.status()
+        running = {cluster.name for cluster in status.clusters}
+        if all(status.seen.get(n, 0) >= g and n not in running for n, g in generations.items()):
+            break
+        time.sleep(POLL_SECONDS)
+    # The last cluster takes the supervisor along: whoever waits for the one expects nothing to be left running.
+    while not any(desired.up for desired in folder.desired().values()) and folder.supervised():
+        time.sleep(POLL_SECONDS)
+
+
+def delete_data(folder: StateFolder, name: str) -> None:
+    """Delete a cluster that is down. Raises LocalError when it is up again."""
+    with folder.locked():
+        if folder.desired()[name].up:
+            raise LocalError(f"{name} was brought up again meanwhile; its data was not deleted")
+        folder.forget(name)
+
+
+def clusters(folder: StateFolder) -> list[ClusterStatus]:
+    """Every cluster that is to run, as it is now; without a supervisor nothing runs."""
+    if not folder.path.is_dir():
+        return []
+    supervised = folder.supervised()
+    running = {cluster.name: cluster for cluster in folder.status().clusters} if supervised else {}
+    found = []
+    for name, desired in folder.desired().items():
+        if not desired.up:
+            continue
+        cluster = running.get(name, ClusterStatus(name=name))
+        found.append(
+            cluster.model_copy(update={"ready": cluster.ready and cluster.settled == desired.generation})
+        )
+    return found
+
+
+def wait_until_ready(
+    folder: StateFolder,
+    generations: Mapping[str, int],
+    *,
+    timeout: float,
+    progress: Callable[[Sequence[ClusterStatus]], None],
+) -> list[ClusterStatus]:
+    """Wait until these generations run and are ready. Raises LocalError when that fails, or takes too long (seconds).
+
+    A later change by somebody else counts as well: what was wished for was then replaced.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        found = [cluster for cluster in clusters(folder) if cluster.name in generations]
+        progress(found)
+        if len(found) < len(generations):
+            gone = sorted(set(generations) - {cluster.name for cluster in found})
+            raise LocalError(f"{', '.join(gone)}: taken down while it was starting")
+        if all(cluster.ready and cluster.settled >= generations[cluster.name] for cluster in found):
+            return found
+        for cluster in found:
+            if cluster.observed >= generations[cluster.name]:
+                for pod in cluster.pods:
+                    if pod.failing:
+                        raise LocalError(_failure(folder, cluster, pod))
+        if not folder.supervised():
+            raise LocalError(f"the supervisor has ended: {_tail(folder.supervisor_log) or 'it says nothing'}")
+        if time.monotonic() > deadline:
+            waiting = [cluster.name for cluster in found if not cluster.ready]
+            raise LocalError(
+                f"{', '.join(waiting)}: not ready after {timeout:g} s; it goes on starting in the background, "
+                "see `vectorizerctl local status` and `vectorizerctl local logs`"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def logs(folder: StateFolder, name: str) -> list[Path]:
+    """The log of each container of a cluster's pods, over all their restarts."""
+    return sorted(folder.pods(name).glob("*/*.log"))
+
+
+def read_on(paths: Sequence[Path], offsets: dict[Path, int]) -> Iterator[tuple[Path, str]]:
+    """What was written to the logs since `offsets`, which are moved on."""
+    for path in paths:
+        with path.open("rb") as file:
+            file.seek(offsets.get(path, 0))
+            content = file.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        offsets[path] = offsets.get(path, 0) + len(complete)
+        if complete:
+            yield path, complete.decode(errors="replace")
+
+
+def _start_supervisor(folder: StateFolder, lock: int) -> None:
+    """A process of its own session, which holds `lock` from its first moment on."""
+    with folder.supervisor_log.open("wb") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "vectorizer_operator.local.supervisor", str(folder.path), str(lock)],
+            cwd=folder.path,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+    os.close(lock)
+
+
+def _free_number(known: Iterable[Desired]) -> int:
+    taken = {desired.number for desired in known}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def _failure(folder: StateFolder, cluster: ClusterStatus, pod: PodStatus) -> str:
+    if pod.pid is None and not pod.restarts:
+        return f"{cluster.name}: {pod.message}"
+    said = [line for path in logs(folder, cluster.name) for line in _tail(path).splitlines()]
+    return "\n".join([f"{pod.name} ends again and again. Its log:", *(f"  {line}" for line in said)])
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-LOG_LINES:])
