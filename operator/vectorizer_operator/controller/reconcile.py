@@ -1,0 +1,87 @@
+"""One round of one cluster: observe, plan, act, report. Holds nothing from one round to the next."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from vectorizer_operator.controller.events import announce
+from vectorizer_operator.controller.metrics import Metrics
+from vectorizer_operator.controller.watches import ClusterKey
+from vectorizer_operator.kube.act import act
+from vectorizer_operator.kube.client import KubeClient
+from vectorizer_operator.kube.errors import ApiError
+from vectorizer_operator.kube.observe import observe
+from vectorizer_operator.kube.resources import CLAIMS, CLUSTERS
+from vectorizer_operator.plan import Action, Apply, Delete, ExpandVolume, Observed, plan, with_failure
+
+logger = logging.getLogger(__name__)
+
+RESYNC_EVERY = 600.0
+"""Seconds after which a cluster is looked at even if nothing was heard of it: a watch that broke and was listed
+again tells nothing about what was deleted meanwhile."""
+
+
+class Reconciler:
+    """Brings clusters to what they wish for. *fence* raises when this replica must not write any more."""
+
+    def __init__(
+        self, client: KubeClient, *, default_image: str, fence: Callable[[], None], metrics: Metrics
+    ) -> None:
+        self._client = client
+        self._default_image = default_image
+        self._fence = fence
+        self._metrics = metrics
+
+    async def reconcile(self, key: ClusterKey) -> float | None:
+        """One round. Returns the seconds after which the next one is due, None for a cluster that is gone."""
+        with self._metrics.reconcile_seconds.time():
+            observed = await observe(self._client, namespace=key.namespace, name=key.name)
+            if observed is None or "deletionTimestamp" in observed.cluster["metadata"]:
+                return None  # its children are the garbage collector's
+            now = datetime.now(UTC)
+            planned = plan(observed, now=now, default_image=self._default_image)
+            try:
+                await self._act(key, planned.actions)
+            except ApiError as error:
+                if error.is_final:
+                    failed = with_failure(planned, observed, message=str(error), now=now)
+                    await self._report(key, observed, failed.status)
+                raise
+            await self._report(key, observed, planned.status)
+        resync = RESYNC_EVERY * random.uniform(0.9, 1.1)
+        return resync if planned.requeue_after is None else min(planned.requeue_after, resync)
+
+    async def _act(self, key: ClusterKey, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            kind, name = _target(action)
+            logger.info("%s: %s %s %s: %s", key, type(action).__name__, kind, name, action.why)
+            self._metrics.actions.labels(type(action).__name__, kind).inc()
+        await act(self._client, actions, namespace=key.namespace, fence=self._fence)
+
+    async def _report(self, key: ClusterKey, observed: Observed, status: dict[str, Any]) -> None:
+        before = observed.cluster.get("status") or {}
+        if status == before:
+            return
+        self._fence()
+        cluster = {
+            "apiVersion": CLUSTERS.api_version,
+            "kind": CLUSTERS.kind,
+            "metadata": {"name": key.name, "namespace": key.namespace},
+            "status": status,
+        }
+        await self._client.apply(CLUSTERS, cluster, subresource="status")
+        await announce(self._client, observed.cluster, before=before, after=status)
+
+
+def _target(action: Action) -> tuple[str, str]:
+    match action:
+        case Apply():
+            return action.manifest["kind"], action.manifest["metadata"]["name"]
+        case Delete():
+            return action.kind, action.name
+        case ExpandVolume():
+            return CLAIMS.kind, action.name

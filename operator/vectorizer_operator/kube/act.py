@@ -1,0 +1,58 @@
+"""Executes a plan's actions, in its order; what may go together goes together.
+
+What must stay true: before every write the caller's fence is asked, and a write that hits another object than the
+plan was made for (by uid) is refused by the API server, not executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import groupby
+
+from vectorizer_operator.kube.client import KubeClient
+from vectorizer_operator.kube.concurrently import concurrently
+from vectorizer_operator.kube.errors import NotFound
+from vectorizer_operator.kube.resources import CLAIMS, STATEFUL_SETS, child_resource, resource_of
+from vectorizer_operator.plan import Action, Apply, Delete, ExpandVolume
+
+Fence = Callable[[], None]
+"""Raises when this replica must not write any more."""
+
+
+async def act(client: KubeClient, actions: Iterable[Action], *, namespace: str, fence: Fence) -> None:
+    """Execute *actions* on the objects of *namespace*. Raises the first failure; what follows it is left undone."""
+    for together in _in_steps(actions):
+        await concurrently(_execute(client, action, namespace, fence) for action in together)
+
+
+async def _execute(client: KubeClient, action: Action, namespace: str, fence: Fence) -> None:
+    fence()
+    match action:
+        case Apply():
+            await client.apply(resource_of(action.manifest), action.manifest)
+        case Delete():
+            with suppress(NotFound):  # it is gone, which is what was wanted
+                await client.delete(
+                    child_resource(action.kind),
+                    action.name,
+                    namespace=namespace,
+                    propagation=action.propagation,
+                    uid=action.uid,
+                )
+        case ExpandVolume():
+            patch = {"spec": {"resources": {"requests": {"storage": action.size}}}}
+            await client.merge(CLAIMS, action.name, patch, namespace=namespace)
+
+
+def _in_steps(actions: Iterable[Action]) -> Iterator[list[Action]]:
+    """Neighbouring applies of what pods need in one step; anything else, such as the StatefulSet, on its own."""
+    for go_together, group in groupby(actions, key=_may_go_together):
+        if go_together:
+            yield list(group)
+        else:
+            yield from ([action] for action in group)
+
+
+def _may_go_together(action: Action) -> bool:
+    return isinstance(action, Apply) and action.manifest["kind"] != STATEFUL_SETS.kind

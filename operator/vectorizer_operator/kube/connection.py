@@ -1,0 +1,89 @@
+"""Where the API server is and who we are there: sessions that sign every request.
+
+Configuration is found as kubectl finds it (`KUBECONFIG`, a mounted ServiceAccount, `~/.kube/config`) by the
+official client, of which nothing else is used: its models would cost memory and give nothing to objects that we
+render ourselves. A ServiceAccount's token is read again each minute, since the kubelet rotates it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from pathlib import Path
+
+import aiohttp
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+class NoConnectionConfigured(Exception):
+    """There is neither a kubeconfig nor a ServiceAccount to connect with."""
+
+
+class Connection:
+    """The API server's address and our credentials there."""
+
+    def __init__(self, configuration: Configuration, *, user_agent: str) -> None:
+        self._configuration = configuration
+        self._user_agent = user_agent
+        self._tls = _tls_context(configuration)
+
+    @classmethod
+    async def load(cls, *, user_agent: str) -> Connection:
+        """Raises NoConnectionConfigured with what was looked for."""
+        configuration = Configuration()
+        try:
+            if "KUBECONFIG" not in os.environ and await asyncio.to_thread(SERVICE_ACCOUNT_TOKEN.exists):
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            else:
+                await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except ConfigException as error:
+            raise NoConnectionConfigured(
+                f"no API server to connect to: {error} (looked at $KUBECONFIG, {SERVICE_ACCOUNT_TOKEN} and "
+                "~/.kube/config)"
+            ) from None
+        return cls(configuration, user_agent=user_agent)
+
+    @property
+    def server(self) -> str:
+        """The API server's URL, without a slash at its end."""
+        return str(self._configuration.host).rstrip("/")
+
+    def session(self, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        """A new session, the caller's to close. Every request of it carries the credentials of its moment."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
+            headers={"User-Agent": self._user_agent},
+            middlewares=(self._authorize,),
+            proxy=self._configuration.proxy,
+            trace_configs=list(traces),
+        )
+
+    async def _authorize(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        token = await self._configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            request.headers["Authorization"] = token
+        elif self._configuration.username:
+            request.headers["Authorization"] = str(self._configuration.get_basic_auth_token())
+        return await handler(request)
+
+
+def _tls_context(configuration: Configuration) -> ssl.SSLContext | bool:
+    if not str(configuration.host).startswith("https:"):
+        return True
+    context = ssl.create_default_context(
+        cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data or None
+    )
+    # Clusters older than RFC 5280's strict reading have CAs without a key usage extension.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
