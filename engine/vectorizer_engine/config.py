@@ -29,6 +29,10 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class UnreadableConfig(ConfigError):
+    """The file itself cannot be used: it is missing, unreadable, no YAML or no mapping."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,15 +67,19 @@ class StorageConfig(_Section):
 
 
 class ClusterConfig(_Section):
-    enabled: bool = Field(False, description="Cluster mode: the cluster rules hold at start and at run time.")
+    enabled: bool = Field(
+        False, strict=True, description="Cluster mode: the cluster rules hold at start and at run time."
+    )
     max_cache_memory_bytes: Bytes = Field(
         MAX_CACHE_MEMORY_BYTES,
         gt=0,
         description="The one limit over every cache. In cluster mode at most 1 GiB.",
     )
-    enforce_mmap_storage: bool = Field(True, description="Refuse memory storage. A cluster needs it true.")
+    enforce_mmap_storage: bool = Field(
+        True, strict=True, description="Refuse memory storage. A cluster needs it true."
+    )
     disable_file_watcher: bool = Field(
-        True, description="Never start the file watcher. A cluster needs it true."
+        True, strict=True, description="Never start the file watcher. A cluster needs it true."
     )
     cache_warning_threshold: int = Field(
         80, ge=1, le=100, description="Percent of the limit from which usage is logged as a warning."
@@ -106,8 +114,8 @@ class Config(_Section):
 def read_config(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     """The configuration as written: the file's mapping, if a file is given, under the environment's overrides.
 
-    Raises ConfigError for a file that is missing, unreadable, no YAML or no mapping, and for an environment
-    variable that names no setting.
+    Raises UnreadableConfig for a file that is missing, unreadable, no YAML or no mapping, and ConfigError for an
+    environment variable that names no setting.
     """
     raw = _read_file(path) if path is not None else {}
     problems = []
@@ -140,19 +148,19 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+        raise UnreadableConfig([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from None
+        raise UnreadableConfig([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise ConfigError([f"{place}: not YAML: {error.problem}"]) from None
+        raise UnreadableConfig([f"{place}: not YAML: {error.problem}"]) from None
     except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: not YAML: {error}"]) from None
+        raise UnreadableConfig([f"{path}: not YAML: {error}"]) from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise ConfigError([f"{path}: expected a mapping of sections, found a {type(raw).__name__}"])
+        raise UnreadableConfig([f"{path}: expected a mapping of sections, found a {type(raw).__name__}"])
     return {key: {} if fields is None else fields for key, fields in raw.items()}
 
 

@@ -1,0 +1,1 @@
+"""Qdrant's REST API over the engine's collections."""

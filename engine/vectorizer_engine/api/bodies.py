@@ -1,0 +1,136 @@
+"""Reading request bodies under two limits: bytes of one body, and bytes of all bodies in flight.
+
+A request waits for its share of the second limit before its body is read, so that the operating system's
+buffers and the client's patience hold what the engine has no room for. Decoding is not done here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from vectorizer_engine.api.errors import RETRY_SOON, HttpError
+
+Receive = Callable[[], Awaitable[Any]]
+
+WAIT_SECONDS = 5.0
+"""How long a request waits for its share; then it is answered 429."""
+
+READ_SECONDS = 60.0
+"""How long a client may take to send a large body, which holds its share all the while."""
+
+_SMALL = 64 * 1024  # arrives in one piece or two: not worth a timer
+
+
+class ClientDisconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+class RequestMemory:
+    """The byte budget of all bodies in flight. Belongs to one event loop. First come, first served."""
+
+    def __init__(self, limit: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
+        self.limit = limit
+        self.used = 0
+        self._wait_seconds = wait_seconds
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def reserve(self, nbytes: int) -> None:
+        """Take *nbytes*, waiting for them where needed. Raises HttpError 429 when the wait is over in vain."""
+        if not self._waiting and self.used + nbytes <= self.limit:
+            self.used += nbytes
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((nbytes, granted))
+        try:
+            await asyncio.wait_for(asyncio.shield(granted), self._wait_seconds)
+        except BaseException as error:
+            if granted.done():  # in the same moment
+                self.release(nbytes)
+            else:
+                self._waiting.remove((nbytes, granted))
+                self._grant()
+            if not isinstance(error, TimeoutError):
+                raise
+            raise HttpError(
+                429,
+                f"no memory for {nbytes} bytes of request body: requests in flight hold {self.used} of "
+                f"{self.limit} bytes (server.request_memory_bytes): send fewer at a time or smaller batches",
+                RETRY_SOON,
+            ) from None
+
+    def release(self, nbytes: int) -> None:
+        self.used -= nbytes
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self.used + self._waiting[0][0] <= self.limit:
+            nbytes, granted = self._waiting.popleft()
+            self.used += nbytes
+            granted.set_result(None)
+
+
+class Body:
+    """One request's body and its share of the budget, as an asynchronous context manager."""
+
+    def __init__(self, receive: Receive, *, length: int | None, largest: int, memory: RequestMemory) -> None:
+        """*length* is the Content-Length, None where the body comes in chunks."""
+        self._receive = receive
+        self._length = length
+        self._largest = largest
+        self._memory = memory
+        self._reserved = 0
+
+    async def __aenter__(self) -> bytes | bytearray:
+        """The whole body. Raises HttpError 413, 408 or 429, and ClientDisconnected."""
+        try:
+            if self._length is not None:
+                await self._reserve(self._length)
+                if self._length <= _SMALL:
+                    return await self._read()
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._read()
+        except TimeoutError:
+            self._release()
+            raise HttpError(408, f"the body did not arrive within {READ_SECONDS:.0f} seconds") from None
+        except BaseException:
+            self._release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    async def _read(self) -> bytes | bytearray:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body: bytes = message["body"]
+            await self._reserve(len(body))
+            return body
+        whole = bytearray()
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            whole += message["body"]
+            await self._reserve(len(whole))
+            if not message.get("more_body"):
+                return whole
+            message = await self._receive()
+
+    async def _reserve(self, nbytes: int) -> None:
+        """Hold *nbytes* altogether."""
+        if nbytes > self._largest:
+            raise HttpError(
+                413,
+                f"the body is larger than {self._largest} bytes (server.max_request_bytes): "
+                f"send smaller batches",
+            )
+        if nbytes > self._reserved:
+            await self._memory.reserve(nbytes - self._reserved)
+            self._reserved = nbytes
+
+    def _release(self) -> None:
+        if self._reserved:
+            self._memory.release(self._reserved)
+            self._reserved = 0

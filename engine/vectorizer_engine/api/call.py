@@ -1,0 +1,67 @@
+"""What a handler is called with, and what it may answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.errors import RETRY_SOON, HttpError
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.config import Config
+from vectorizer_engine.metrics import Metrics
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """What the requests of one process share. `recovered` is None until the data folder is open."""
+
+    config: Config
+    memory: CacheMemoryManager
+    metrics: Metrics
+    request_memory: RequestMemory
+    recovered: VectorStore | None = None
+    stopping: bool = False
+
+    @property
+    def store(self) -> VectorStore:
+        """Raises HttpError 503 while the data is being recovered."""
+        if self.recovered is None:
+            raise HttpError(503, "the engine is still recovering its data: try again soon", RETRY_SOON)
+        return self.recovered
+
+
+@dataclass(slots=True)
+class Call:
+    """One request: the engine, the path's parameters, the query's, and the body as it came."""
+
+    engine: Engine
+    path: dict[str, str]
+    query: dict[str, str]
+    body: bytes | bytearray
+
+    @property
+    def collection(self) -> Collection:
+        """The collection that the path names. Raises CollectionNotFound."""
+        return self.engine.store.collection(self.path["collection"])
+
+    @property
+    def wait(self) -> bool:
+        """Whether a write answers only when it can be read. Qdrant's default is not to wait."""
+        return self.query.get("wait") == "true"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """An answer outside of Qdrant's envelope."""
+
+    body: bytes
+    content_type: bytes = b"text/plain; charset=utf-8"
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=())
+
+
+Answer = Any | Plain
+"""A handler's result: encoded as JSON into the envelope, unless it is `Plain`."""

@@ -1,0 +1,187 @@
+"""The calls that write and read points by id or filter. Searching is `api.search`'s affair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vectorizer_engine.api.call import Call
+from vectorizer_engine.api.decoding import decode, decode_ids, decode_vectors, first_byte
+from vectorizer_engine.api.errors import ValidationFailed
+from vectorizer_engine.api.requests import (
+    Batch,
+    CountPoints,
+    DeletePayload,
+    Point,
+    RetrievePoints,
+    ScrollPoints,
+    SelectPoints,
+    SetPayload,
+    UpsertPoints,
+)
+from vectorizer_engine.api.results import Selection
+from vectorizer_engine.collection.filters import compile_filter, parse_id
+from vectorizer_engine.collection.types import Payload, PointId, Predicate
+from vectorizer_engine.errors import InvalidRequest, PointNotFound
+from vectorizer_engine.index.base import Vectors
+
+_upsert = msgspec.json.Decoder(UpsertPoints)
+_select = msgspec.json.Decoder(SelectPoints)
+_retrieve = msgspec.json.Decoder(RetrievePoints)
+_scroll = msgspec.json.Decoder(ScrollPoints)
+_count = msgspec.json.Decoder(CountPoints)
+_set_payload = msgspec.json.Decoder(SetPayload)
+_delete_payload = msgspec.json.Decoder(DeletePayload)
+_rows = msgspec.json.Decoder(list[msgspec.Raw])
+
+_SCROLL_LIMIT = 10
+
+
+# --- writing -------------------------------------------------------------------------------------------
+
+
+def upsert_points(call: Call) -> Any:
+    collection = call.collection
+    body = decode(_upsert, call.body)
+    if (body.points is None) == (body.batch is None):
+        raise InvalidRequest("expected exactly one of points and batch")
+    dimension = collection.params.dimension
+    if body.points is not None:
+        ids, vectors, payloads = _from_points(body.points, collection.name, dimension)
+    else:
+        assert body.batch is not None
+        ids, vectors, payloads = _from_batch(body.batch, collection.name, dimension)
+    if not ids:
+        raise InvalidRequest("there is no point in the request: send at least one")
+    return _done(call, collection.upsert(ids, vectors, payloads, wait=call.wait))
+
+
+_Columns = tuple[list[PointId], Vectors, list[Payload | None]]
+
+
+def _from_points(points: list[Point], collection: str, dimension: int) -> _Columns:
+    return (
+        decode_ids([point.id for point in points], where="points"),
+        decode_vectors(
+            [point.vector for point in points],
+            where=lambda i: f"points[{i}].vector",
+            collection=collection,
+            dimension=dimension,
+        ),
+        [point.payload for point in points],
+    )
+
+
+def _from_batch(batch: Batch, collection: str, dimension: int) -> _Columns:
+    if first_byte(batch.vectors) == b"{":
+        raise InvalidRequest("batch.vectors: named vectors are not supported: send one list of vectors")
+    rows = decode(_rows, batch.vectors, where="batch.vectors")
+    payloads: list[Payload | None] = [None] * len(rows) if batch.payloads is None else [*batch.payloads]
+    if not len(batch.ids) == len(rows) == len(payloads):
+        raise InvalidRequest(
+            f"batch: {len(batch.ids)} ids, {len(rows)} vectors and {len(payloads)} payloads: "
+            "expected as many of each"
+        )
+    vectors = decode_vectors(
+        rows, where=lambda i: f"batch.vectors[{i}]", collection=collection, dimension=dimension
+    )
+    return decode_ids(batch.ids, where="batch.ids"), vectors, payloads
+
+
+def delete_points(call: Call) -> Any:
+    selected = _selected(decode(_select, call.body))
+    return _done(call, call.collection.delete(**selected, wait=call.wait))
+
+
+def set_payload(call: Call) -> Any:
+    body = decode(_set_payload, call.body)
+    return _done(call, call.collection.set_payload(body.payload, **_selected(body), wait=call.wait))
+
+
+def overwrite_payload(call: Call) -> Any:
+    body = decode(_set_payload, call.body)
+    return _done(call, call.collection.overwrite_payload(body.payload, **_selected(body), wait=call.wait))
+
+
+def delete_payload(call: Call) -> Any:
+    body = decode(_delete_payload, call.body)
+    for key in body.keys:
+        if not set('.[]"').isdisjoint(key):
+            raise InvalidRequest(f"keys: {key!r} is inside the payload: only top-level keys can be deleted")
+    return _done(call, call.collection.delete_payload(body.keys, **_selected(body), wait=call.wait))
+
+
+def clear_payload(call: Call) -> Any:
+    selected = _selected(decode(_select, call.body))
+    return _done(call, call.collection.clear_payload(**selected, wait=call.wait))
+
+
+def _selected(body: SelectPoints) -> dict[str, Any]:
+    """The points to change, as the keyword arguments of a collection's methods."""
+    if (body.points is None) == (body.filter is None):
+        raise InvalidRequest("expected exactly one of points and filter, to say which points to change")
+    if body.points is not None:
+        return {"ids": decode_ids(body.points, where="points")}
+    return {"predicate": compile_filter(body.filter) or _every_point}
+
+
+def _every_point(point: PointId, payload: Any) -> bool:
+    return True
+
+
+def _done(call: Call, operation: int) -> Any:
+    return {"operation_id": operation, "status": "completed" if call.wait else "acknowledged"}
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def get_point(call: Call) -> Any:
+    text = call.path["id"]
+    point = parse_id(int(text) if text.isascii() and text.isdigit() else text, where="the path's id")
+    selection = Selection(True, True)
+    found = call.collection.retrieve([point], with_payload=True, with_vector=True)
+    if not found:
+        raise PointNotFound(collection=call.collection.name, point=point)
+    return selection.record(found[0])
+
+
+def retrieve_points(call: Call) -> Any:
+    body = decode(_retrieve, call.body)
+    selection = Selection(body.with_payload, _either(body.with_vector, body.with_vectors))
+    found = call.collection.retrieve(
+        decode_ids(body.ids, where="ids"), with_payload=selection.payload, with_vector=selection.vector
+    )
+    return [selection.record(record) for record in found]
+
+
+def scroll_points(call: Call) -> Any:
+    body = decode(_scroll, call.body)
+    selection = Selection(body.with_payload, _either(body.with_vector, body.with_vectors))
+    found, following = call.collection.scroll(
+        start=None if body.offset is None else parse_id(body.offset, where="offset"),
+        limit=at_least_one(body.limit, default=_SCROLL_LIMIT),
+        predicate=compile_filter(body.filter),
+        with_payload=selection.payload,
+        with_vector=selection.vector,
+    )
+    return {"points": [selection.record(record) for record in found], "next_page_offset": following}
+
+
+def count_points(call: Call) -> Any:
+    body = decode(_count, call.body)
+    predicate: Predicate | None = compile_filter(body.filter)
+    return {"count": call.collection.count(predicate)}
+
+
+def at_least_one(limit: int | None, *, default: int) -> int:
+    """A request's limit. Raises ValidationFailed for 0."""
+    if limit == 0:
+        raise ValidationFailed("Validation error in JSON body: [limit: value 0 invalid, must be 1 or larger]")
+    return default if limit is None else limit
+
+
+def _either(one: bool | list[str] | None, other: bool | list[str] | None) -> bool | list[str] | None:
+    """Qdrant takes both `with_vector` and `with_vectors`."""
+    return other if one is None else one

@@ -1,0 +1,88 @@
+"""Finding the route of a request: a tree of path segments, in which a fixed segment comes before a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from urllib.parse import unquote_to_bytes
+
+from vectorizer_engine.api.auth import Access
+from vectorizer_engine.api.call import Answer, Call
+from vectorizer_engine.api.errors import HttpError
+
+
+class Where(Enum):
+    """On which thread a handler runs."""
+
+    LOOP = auto()
+    """The event loop itself: for what neither waits nor computes."""
+    READERS = auto()
+    WRITERS = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A call of the API. `pattern` has its parameters in braces and is the route's label in the metrics."""
+
+    method: str
+    pattern: str
+    handler: Callable[[Call], Answer]
+    access: Access
+    where: Where
+    parameters: frozenset[str] = frozenset()
+    """The query parameters that do something here; others are refused."""
+
+
+@dataclass(slots=True)
+class _Node:
+    fixed: dict[str, _Node] = field(default_factory=dict)
+    parameter: tuple[str, _Node] | None = None
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+class Router:
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._root = _Node()
+        for route in routes:
+            node = self._root
+            for segment in route.pattern.split("/")[1:]:
+                if segment.startswith("{"):
+                    node.parameter = node.parameter or (segment[1:-1], _Node())
+                    node = node.parameter[1]
+                else:
+                    node = node.fixed.setdefault(segment, _Node())
+            node.routes[route.method] = route
+
+    def match(self, method: str, raw_path: bytes) -> tuple[Route, dict[str, str]]:
+        """The route of a request and its path's parameters. Raises HttpError 404 or 405."""
+        parameters: dict[str, str] = {}
+        node = self._root
+        segments = raw_path.split(b"/")[1:]
+        if len(segments) > 1 and not segments[-1]:
+            segments.pop()  # /collections/ is /collections
+        for raw in segments:
+            segment = (unquote_to_bytes(raw) if b"%" in raw else raw).decode(errors="replace")
+            if (following := node.fixed.get(segment)) is not None:
+                node = following
+            elif node.parameter is not None and segment:
+                name, node = node.parameter
+                parameters[name] = segment
+            else:
+                raise _not_served(method, raw_path)
+        if not node.routes:
+            raise _not_served(method, raw_path)
+        route = node.routes.get(method)
+        if route is None:
+            allowed = ", ".join(sorted(node.routes))
+            raise HttpError(
+                405,
+                f"{method} {raw_path.decode(errors='replace')}: this path takes {allowed}",
+                ((b"allow", allowed.encode()),),
+            )
+        return route, parameters
+
+
+def _not_served(method: str, raw_path: bytes) -> HttpError:
+    path = raw_path.decode(errors="replace")
+    return HttpError(404, f"{method} {path}: there is no such call, or this engine does not support it")

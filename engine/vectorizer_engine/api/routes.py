@@ -1,0 +1,76 @@
+"""Every call of the API: path, handler, who may call it, which thread it runs on.
+
+Authentication, the metrics' labels and the tests are made from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vectorizer_engine.api import collections, points, search, service
+from vectorizer_engine.api.auth import Access
+from vectorizer_engine.api.call import Answer, Call
+from vectorizer_engine.api.router import Route, Where
+
+_Handler = Callable[[Call], Answer]
+
+_C = "/collections/{collection}"
+_P = f"{_C}/points"
+
+
+def _open(method: str, pattern: str, handler: _Handler) -> Route:
+    return Route(method=method, pattern=pattern, handler=handler, access=Access.OPEN, where=Where.LOOP)
+
+
+def _read(method: str, pattern: str, handler: _Handler) -> Route:
+    """One node answers for itself, so every read consistency that Qdrant knows holds."""
+    return Route(
+        method=method,
+        pattern=pattern,
+        handler=handler,
+        access=Access.READ,
+        where=Where.READERS,
+        parameters=frozenset({"timeout", "consistency"}),
+    )
+
+
+def _write(method: str, pattern: str, handler: _Handler) -> Route:
+    """Writes of one node happen in one order, so every write ordering that Qdrant knows holds."""
+    return Route(
+        method=method,
+        pattern=pattern,
+        handler=handler,
+        access=Access.WRITE,
+        where=Where.WRITERS,
+        parameters=frozenset({"timeout", "wait", "ordering"}),
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    _open("GET", "/", service.version),
+    _open("GET", "/healthz", service.healthz),
+    _open("GET", "/livez", service.livez),
+    _open("GET", "/readyz", service.readyz),
+    _read("GET", "/metrics", service.metrics),
+    _read("GET", "/cluster/memory", service.cluster_memory),
+    _read("GET", "/collections", collections.list_collections),
+    _read("GET", _C, collections.describe_collection),
+    _write("PUT", _C, collections.create_collection),
+    _write("PATCH", _C, collections.update_collection),
+    _write("DELETE", _C, collections.delete_collection),
+    _read("GET", f"{_C}/exists", collections.collection_exists),
+    _write("PUT", _P, points.upsert_points),
+    _read("POST", _P, points.retrieve_points),
+    _read("GET", f"{_P}/{{id}}", points.get_point),
+    _write("POST", f"{_P}/delete", points.delete_points),
+    _write("POST", f"{_P}/payload", points.set_payload),
+    _write("PUT", f"{_P}/payload", points.overwrite_payload),
+    _write("POST", f"{_P}/payload/delete", points.delete_payload),
+    _write("POST", f"{_P}/payload/clear", points.clear_payload),
+    _read("POST", f"{_P}/scroll", points.scroll_points),
+    _read("POST", f"{_P}/count", points.count_points),
+    _read("POST", f"{_P}/search", search.search_points),
+    _read("POST", f"{_P}/search/batch", search.search_batch),
+    _read("POST", f"{_P}/query", search.query_points),
+    _read("POST", f"{_P}/query/batch", search.query_batch),
+)

@@ -1,0 +1,166 @@
+"""Running the engine: listen, recover, serve, and stop without losing a request.
+
+On SIGTERM the engine first stops being ready and goes on serving for a moment, so that whoever balances load
+stops choosing it; then it accepts nothing new, finishes what is in flight, and closes the store. A second
+signal skips the moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Generator
+
+import uvicorn
+import uvloop
+
+from vectorizer_engine.api.app import Application
+from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.call import Engine
+from vectorizer_engine.api.service import EngineCollector
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.cluster.validator import Violation
+from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.config import Config
+from vectorizer_engine.errors import EngineError
+from vectorizer_engine.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+UNREADY_SECONDS = 1.0
+"""How long a stopping engine goes on serving after it stopped being ready."""
+
+FINISH_SECONDS = 6
+"""How long requests in flight may take to finish. With closing the store it stays under ten seconds."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections, so that it is the client who closes them."""
+
+WARNING_SECONDS = 60.0
+"""How often an engine that skipped the validation says so."""
+
+
+def serve(config: Config, listener: socket.socket, *, skipped_violations: list[Violation] | None) -> int:
+    """Serve until a signal. Returns the process's exit status.
+
+    *skipped_violations* is None unless --skip-cluster-validation was given.
+    """
+    status = uvloop.run(_serve(config, listener, skipped_violations))
+    _end_threads()
+    return status
+
+
+async def _serve(config: Config, listener: socket.socket, skipped: list[Violation] | None) -> int:
+    engine = Engine(
+        config=config,
+        memory=CacheMemoryManager(
+            config.cluster.max_cache_memory_bytes, config.cluster.cache_warning_threshold
+        ),
+        metrics=Metrics(),
+        request_memory=RequestMemory(config.server.request_memory_bytes),
+    )
+    engine.metrics.registry.register(EngineCollector(engine))
+    application = Application(engine)
+    server = _Server(engine, application)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    warning = asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped))
+    try:
+        opening = asyncio.to_thread(VectorStore.open, config.storage.path, memory=engine.memory)
+        if not await _recover(engine, opening):
+            return 1
+        host, port = listener.getsockname()[:2]
+        logger.info("ready on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        await serving
+        return 0
+    finally:
+        server.should_exit = True
+        await serving
+        warning.cancel()
+        application.close()
+        if engine.recovered is not None:
+            await asyncio.to_thread(engine.recovered.close)
+            logger.info("stopped: everything written is on disk")
+
+
+async def _recover(engine: Engine, opening: Awaitable[VectorStore]) -> bool:
+    began = time.perf_counter()
+    try:
+        engine.recovered = await opening
+    except EngineError as error:
+        logger.error("%s", error)
+        return False
+    logger.info(
+        "recovered %d collections in %.3f s",
+        len(engine.recovered.collections()),
+        time.perf_counter() - began,
+    )
+    return True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with this engine's way of stopping."""
+
+    def __init__(self, engine: Engine, application: Application) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=FINISH_SECONDS,
+            )
+        )
+        self._engine = engine
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        yield
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._engine.stopping or number == signal.SIGINT:
+            self.should_exit = True
+        else:
+            asyncio.get_running_loop().call_later(UNREADY_SECONDS, setattr, self, "should_exit", True)
+        self._engine.stopping = True
+        logger.info("%s: stopping, no longer ready", number.name)
+
+
+async def warn_of_skipped_validation(
+    metrics: Metrics, skipped: list[Violation] | None, *, interval: float = WARNING_SECONDS
+) -> None:
+    """Say again and again that the cluster rules are not held, and show it in the metrics."""
+    metrics.validation_skipped.set(skipped is not None)
+    for violation in skipped or []:
+        metrics.violations.labels(violation.error_type).inc()
+    while skipped is not None:
+        logger.warning(
+            "UNSAFE: started with --skip-cluster-validation; broken rules: %s",
+            "; ".join(violation.message for violation in skipped) or "none",
+        )
+        await asyncio.sleep(interval)
+
+
+def _end_threads() -> None:
+    """Leave even where a thread hangs, on a dead disk for example: what was acknowledged is on disk."""
+    deadline = time.monotonic() + 1.0
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("thread %s does not end: leaving it", thread.name)
+                logging.shutdown()
+                os._exit(0)

@@ -1,0 +1,146 @@
+"""The calls about the process itself: version, health, metrics, and where its memory is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from vectorizer_engine import __version__
+from vectorizer_engine.api.call import Call, Engine, Plain
+from vectorizer_engine.api.errors import encode
+from vectorizer_engine.cache.memory_manager import CacheType
+from vectorizer_engine.metrics import process_memory
+
+QDRANT_VERSION = "1.20.0"
+"""The version of Qdrant whose REST API is spoken: clients compare it with their own."""
+
+
+def version(call: Call) -> Any:
+    return Plain(
+        encode({"title": f"vectorizer engine {__version__}", "version": QDRANT_VERSION}),
+        content_type=b"application/json",
+    )
+
+
+def healthz(call: Call) -> Any:
+    return Plain(b"healthz check passed")
+
+
+def livez(call: Call) -> Any:
+    return Plain(b"livez check passed")
+
+
+def readyz(call: Call) -> Any:
+    """Ready once the data is recovered, and no longer as soon as the process is told to stop."""
+    if call.engine.stopping:
+        return Plain(b"not ready: stopping", status=503)
+    if call.engine.recovered is None:
+        return Plain(b"not ready: recovering the data", status=503)
+    return Plain(b"all shards are ready")
+
+
+def metrics(call: Call) -> Any:
+    return Plain(generate_latest(call.engine.metrics.registry), content_type=CONTENT_TYPE_LATEST.encode())
+
+
+def cluster_memory(call: Call) -> Any:
+    """Three figures that must not be mixed: the ledger, the process's own memory, pages that can be taken back."""
+    ledger = call.engine.memory.snapshot()
+    process = process_memory()
+    return {
+        "ledger": {
+            "limit_bytes": ledger.limit,
+            "used_bytes": ledger.used,
+            "peak_bytes": ledger.peak,
+            "by_cache": ledger.by_cache,
+            "over_warning_threshold": ledger.over_warning_threshold,
+            "refused_reservations": ledger.refusals,
+            "evictions": [
+                {"type": cache, "reason": reason, "count": count}
+                for (cache, reason), count in sorted(ledger.evictions.items())
+            ],
+        },
+        "anonymous_rss_bytes": process.anonymous if process else None,
+        "reclaimable_mapped_bytes": process.mapped if process else None,
+        "request_bodies": {
+            "limit_bytes": call.engine.request_memory.limit,
+            "used_bytes": call.engine.request_memory.used,
+        },
+    }
+
+
+class EngineCollector(Collector):
+    """Reads the ledger, the process and the collections whenever somebody scrapes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._memory()
+        if self._engine.recovered is not None:
+            yield from self._collections()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not collect."""
+        return ()
+
+    def _memory(self) -> Iterable[Metric]:
+        ledger = self._engine.memory.snapshot()
+        process = process_memory()
+        metadata = ledger.by_cache[CacheType.METADATA]
+        components = {"cache": ledger.used - metadata, "metadata": metadata}
+        if process is not None:
+            components["mmap"] = process.mapped
+            yield GaugeMetricFamily(
+                "vectorizer_process_anonymous_bytes", "The process's own resident memory.", process.anonymous
+            )
+        usage = GaugeMetricFamily(
+            "vectorizer_cluster_memory_usage_bytes",
+            "Ledger of the caches and of metadata, and mapped pages that the kernel may take back.",
+            labels=("component",),
+        )
+        for component, nbytes in components.items():
+            usage.add_metric((component,), nbytes)
+        yield usage
+        caches = GaugeMetricFamily(
+            "vectorizer_cluster_cache_usage_bytes", "Charged in the ledger, by cache.", labels=("type",)
+        )
+        for cache, nbytes in ledger.by_cache.items():
+            caches.add_metric((cache,), nbytes)
+        yield caches
+        yield GaugeMetricFamily(
+            "vectorizer_cluster_cache_limit_bytes", "The one limit over every cache.", ledger.limit
+        )
+        evictions = CounterMetricFamily(
+            "vectorizer_cluster_cache_evictions",
+            "Entries that left a cache, by cache and reason.",
+            labels=("type", "reason"),
+        )
+        for (cache, reason), count in ledger.evictions.items():
+            evictions.add_metric((cache, reason), count)
+        yield evictions
+        yield GaugeMetricFamily(
+            "vectorizer_request_bodies_bytes",
+            "Bodies of requests in flight.",
+            self._engine.request_memory.used,
+        )
+
+    def _collections(self) -> Iterable[Metric]:
+        infos = [collection.info() for collection in self._engine.store.collections()]
+        yield GaugeMetricFamily("vectorizer_collections", "Collections.", len(infos))
+        yield GaugeMetricFamily(
+            "vectorizer_points", "Points of all collections.", sum(info.points for info in infos)
+        )
+        yield GaugeMetricFamily(
+            "vectorizer_segments", "Sealed segments of all collections.", sum(info.segments for info in infos)
+        )
+        yield GaugeMetricFamily(
+            "vectorizer_storage_bytes",
+            "Disk space of all collections.",
+            sum(info.disk_bytes for info in infos),
+        )

@@ -1,0 +1,186 @@
+"""The command `vectorizer`: start the engine, or check a configuration without starting it.
+
+Whatever can be wrong is found before the heavy imports (numpy, faiss, uvicorn), which happen inside `serve`,
+so that a wrong configuration ends the process well within a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import yaml
+
+from vectorizer_engine import __version__, logs
+from vectorizer_engine.cluster.validator import ClusterConfigValidator, Violation
+from vectorizer_engine.config import Config, ConfigError, UnreadableConfig, parse_config, read_config
+
+VIOLATED = 1
+UNREADABLE = 2
+
+_config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration (config.yml). Without it, the defaults and the environment's settings hold.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vectorizer")
+def main() -> None:
+    """The vector search engine of Vectorizer Operator."""
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--skip-cluster-validation",
+    is_flag=True,
+    help="UNSAFE: start although cluster rules are broken. Memory may grow past every limit and pods may "
+    "lose data. A warning is logged each minute and the metric vectorizer_cluster_validation_skipped is 1.",
+)
+def serve(path: Path | None, skip_cluster_validation: bool) -> None:
+    """Start the engine and serve until SIGTERM."""
+    checked = _check(path)
+    if checked.config is None or (checked.violations and not skip_cluster_validation):
+        _fail(_report(checked, path), VIOLATED)
+    logs.set_up()
+    _log_settings(checked)
+    listener = _listen(checked.config)
+    from vectorizer_engine.api.server import serve as serve_engine  # heavy: numpy, faiss, uvicorn
+
+    sys.exit(
+        serve_engine(
+            checked.config,
+            listener,
+            skipped_violations=checked.violations if skip_cluster_validation else None,
+        )
+    )
+
+
+@main.command("check-config")
+@_config_option
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
+)
+def check_config(path: Path | None, output: str) -> None:
+    """Check a configuration: exit status 0 fine, 1 violations or wrong settings, 2 unreadable."""
+    checked = _check(path)
+    if output == "text":
+        click.echo(_report(checked, path))
+    else:
+        report = {
+            "valid": checked.valid,
+            "violations": [violation.model_dump() for violation in checked.violations],
+            "problems": checked.problems,
+            "warnings": checked.warnings,
+            "settings": dict(checked.config.settings()) if checked.config else None,
+        }
+        text = json.dumps(report, indent=2) if output == "json" else yaml.safe_dump(report, sort_keys=False)
+        click.echo(text.rstrip())
+    sys.exit(0 if checked.valid else VIOLATED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A configuration held against the rules and the models. `config` is None where it cannot be used."""
+
+    config: Config | None
+    raw: Mapping[str, Any]
+    violations: list[Violation]
+    problems: list[str]
+    warnings: list[str]
+
+    @property
+    def valid(self) -> bool:
+        return self.config is not None and not self.violations
+
+
+def _check(path: Path | None) -> _Checked:
+    """Ends the process where the configuration cannot be read."""
+    raw: Mapping[str, Any] = {}
+    problems: list[str] = []
+    config: Config | None = None
+    try:
+        raw = read_config(path, os.environ)
+        config = parse_config(raw)
+    except UnreadableConfig as error:
+        _fail("\n".join(f"error: {problem}" for problem in error.problems), UNREADABLE)
+    except ConfigError as error:
+        problems = error.problems
+    validator = ClusterConfigValidator()
+    violations = validator.violations(raw)
+    broken = tuple(f"{violation.path}: " for violation in violations)
+    return _Checked(
+        config=config,
+        raw=raw,
+        violations=violations,
+        problems=[problem for problem in problems if not problem.startswith(broken)],
+        warnings=validator.warnings(raw),
+    )
+
+
+def _report(checked: _Checked, path: Path | None) -> str:
+    source = str(path) if path else "the environment's configuration"
+    lines = []
+    if checked.violations:
+        lines.append(f"error: {source} breaks {len(checked.violations)} cluster rule(s):")
+        for violation in checked.violations:
+            lines += [f"  {violation.message}"]
+    if checked.problems:
+        lines.append(f"error: {source} has {len(checked.problems)} wrong setting(s):")
+        lines += [f"  {problem}" for problem in checked.problems]
+    lines += [f"warning: {warning}" for warning in checked.warnings]
+    if checked.valid:
+        lines.append(f"{source} is valid")
+    return "\n".join(lines)
+
+
+def _log_settings(checked: _Checked) -> None:
+    import logging
+
+    logger = logging.getLogger("vectorizer_engine")
+    assert checked.config is not None
+    logger.info("vectorizer engine %s starts with these settings:", __version__)
+    for setting, value in checked.config.settings():
+        section, _, key = setting.partition(".")
+        given = checked.raw.get(section)
+        default = "" if isinstance(given, Mapping) and key in given else " (default)"
+        logger.info("  %s = %s%s", setting, value, default)
+    for warning in checked.warnings:
+        logger.warning("%s", warning)
+
+
+def _listen(config: Config) -> socket.socket:
+    """The listening socket. Ends the process where the address cannot be used."""
+    host, port = config.server.host, config.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (host, port),
+            family=family,
+            backlog=2048,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        hint = (
+            "another process uses the port: stop it or set server.port"
+            if error.errno == errno.EADDRINUSE
+            else "check server.host and server.port"
+        )
+        _fail(f"error: cannot listen on {host}:{port}: {error.strerror}: {hint}", VIOLATED)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(status)

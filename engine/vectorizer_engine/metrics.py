@@ -1,0 +1,69 @@
+"""The engine's Prometheus metrics: counters and timings of requests, and the process's memory.
+
+What describes caches and collections is read from them when somebody scrapes (`api.service`). Label values
+come from fixed sets, never from a request.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of one engine process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "vectorizer_http_requests",
+            "Requests answered, by route pattern and status code.",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "vectorizer_http_request_duration_seconds",
+            "From a request's headers to its answer, by route pattern.",
+            ("method", "route"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.violations = Counter(
+            "vectorizer_cluster_config_violations",
+            "Cluster rules that a start or a request would have broken, by error type.",
+            ("type",),
+            registry=self.registry,
+        )
+        self.validation_skipped = Gauge(
+            "vectorizer_cluster_validation_skipped",
+            "1 where the engine was started with --skip-cluster-validation, which is unsafe.",
+            registry=self.registry,
+        )
+
+
+class ProcessMemory(NamedTuple):
+    """Resident memory of this process in bytes: its own, and mapped pages that the kernel may take back."""
+
+    anonymous: int
+    mapped: int
+
+
+def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory | None:
+    """Read from Linux's accounting, which costs microseconds. None on another system."""
+    try:
+        text = status.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+    kilobytes = {
+        name: int(value.split()[0])
+        for name, _, value in (line.partition(":") for line in text.splitlines())
+        if name in ("RssAnon", "RssFile", "RssShmem")
+    }
+    return ProcessMemory(
+        anonymous=kilobytes["RssAnon"] * 1024,
+        mapped=(kilobytes["RssFile"] + kilobytes["RssShmem"]) * 1024,
+    )
