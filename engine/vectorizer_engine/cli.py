@@ -156,7 +156,7 @@ def _log_settings(checked: _Checked) -> None:
         section, _, key = setting.partition(".")
         given = checked.raw.get(section)
         default = "" if isinstance(given, Mapping) and key in given else " (default)"
-        logger.info("  %s = %s%s", setting, value, default)
+        logger.info("  %s = %s%s", setting, json.dumps(value), default)
     for warning in checked.warnings:
         logger.warning("%s", warning)
 
