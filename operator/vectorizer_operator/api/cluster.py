@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from vectorizer_operator.api.constants import MAX_NAME_LENGTH
+from vectorizer_operator.api.constants import MAX_NAME_LENGTH, NAME_PATTERN
 from vectorizer_operator.api.spec import VectorizerClusterSpec
 from vectorizer_operator.api.types import Model
 
@@ -15,7 +15,7 @@ class ObjectMeta(Model):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)
+    name: str = Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)
     namespace: str = "default"
     uid: str = ""
     generation: int = 0

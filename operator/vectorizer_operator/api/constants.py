@@ -31,3 +31,6 @@ CONTAINER = "engine"
 MAX_NAME_LENGTH = 52
 """Of a cluster: its StatefulSet's revisions are named `<name>-<10 characters>`, which is the value of a label on
 each pod, and a label's value holds 63."""
+
+NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""Of a cluster: its Services are DNS labels (RFC 1035)."""

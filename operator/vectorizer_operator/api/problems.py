@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from vectorizer_operator.api.checks import failed_checks
 from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.api.types import Model
 
@@ -29,7 +30,10 @@ def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
         VectorizerCluster.parse(raw)
     except ValidationError as error:
         return list(dict.fromkeys(_problem(details) for details in error.errors()))
-    return []
+    return [
+        Problem(".".join(check.path), f"{check.expected}, found {_short(value)}")
+        for check, value in failed_checks(raw)
+    ]
 
 
 _EXPECTED = {

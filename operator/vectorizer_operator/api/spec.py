@@ -8,7 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from vectorizer_operator.api.types import Model, Passthrough, Quantity
+from vectorizer_operator.api.types import (
+    Model,
+    MountPassthrough,
+    NamedPassthrough,
+    Passthrough,
+    Quantity,
+)
 
 ShortText = Annotated[str, StringConstraints(max_length=253)]
 """Bounded, as the cost of a CEL rule is estimated from the longest value."""
@@ -75,12 +81,12 @@ class FileWatcherSection(Model):
 class Resources(Model):
     requests: dict[str, Quantity] = Field(
         default_factory=dict,
-        max_length=16,
+        max_length=6,
         description="What the scheduler sets aside, by resource. Unset memory: the memory limit; unset cpu: 250m.",
     )
     limits: dict[str, Quantity] = Field(
         default_factory=dict,
-        max_length=16,
+        max_length=6,
         description="What the pod may use at most, by resource. Unset memory: computed from "
         "cluster.maxCacheMemory, so that the engine fits. Unset cpu: no limit.",
     )
@@ -149,20 +155,20 @@ class PodTemplate(Model):
     annotations: dict[str, str] = Field(
         default_factory=dict,
         max_length=32,
-        description="Annotations for the pods, besides the operator's own (vectorizer.io/).",
+        description="Annotations for the pods, besides the operator's own (app.kubernetes.io/, vectorizer.io/).",
     )
-    env: list[Passthrough] = Field(
+    env: list[NamedPassthrough] = Field(
         default_factory=list,
         max_length=64,
         description="Environment variables for the engine's container, as in a pod's spec. Not VECTORIZER__…: the "
         "engine's settings come from the fields above, where the rules are checked.",
     )
-    volumes: list[Passthrough] = Field(
+    volumes: list[NamedPassthrough] = Field(
         default_factory=list,
         max_length=32,
         description="Volumes besides the operator's own (config, data, tmp), as in a pod's spec.",
     )
-    volume_mounts: list[Passthrough] = Field(
+    volume_mounts: list[MountPassthrough] = Field(
         default_factory=list,
         max_length=32,
         description="Mounts of those volumes in the engine's container, as in a pod's spec.",

@@ -15,10 +15,25 @@ class Model(BaseModel):
 
 
 Quantity = Annotated[int | str, WithJsonSchema({"x-kubernetes-int-or-string": True})]
-"""A Kubernetes quantity, as written. That it is one is checked where its field is: a rule's own message is better
-than a schema's."""
+"""A Kubernetes quantity, as written. That it is one is checked where its field is (`checks`, and CLUSTER_003 of the
+rules): their messages say what to do, a schema's would not."""
 
-Passthrough = Annotated[
-    dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
-]
+
+def _passthrough(**properties: Any) -> WithJsonSchema:
+    schema: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    if properties:
+        schema |= {"properties": properties, "required": sorted(properties)}
+    return WithJsonSchema(schema)
+
+
+_NAME = {"type": "string", "minLength": 1, "maxLength": 253}
+_PATH = {"type": "string", "minLength": 1, "maxLength": 1024}
+
+Passthrough = Annotated[dict[str, Any], _passthrough()]
 """A piece of a pod's specification, handed on as it is. The API server checks it as part of the StatefulSet."""
+
+NamedPassthrough = Annotated[dict[str, Any], _passthrough(name=_NAME)]
+"""The same, of a list in which names are unique."""
+
+MountPassthrough = Annotated[dict[str, Any], _passthrough(name=_NAME, mountPath=_PATH)]
+"""The same, of a container's volume mounts."""

@@ -1,0 +1,148 @@
+"""What a well-formed VectorizerCluster must keep beside the cluster rules: that it can become Kubernetes objects.
+
+Each check is said twice, for Python and in CEL, so that `vectorizerctl validate` and the API server agree. What only a
+change can break (a shrinking volume) is said in CEL here, and as a predicate in `plan`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from vectorizer_engine.cluster.quantity import parse_quantity
+from vectorizer_engine.config import ENVIRONMENT_PREFIX
+from vectorizer_operator.api.constants import GROUP, MAX_NAME_LENGTH, NAME_PATTERN
+
+RESERVED_VOLUMES = ("config", "data", "tmp")
+RESERVED_MOUNTS = ("/etc/vectorizer", "/var/lib/vectorizer", "/tmp")
+_NOT_IN_PATHS = ("//", "/./", "/../")  # other spellings of a path would get around the reserved ones
+_OWN_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/")
+
+
+class Check(NamedTuple):
+    """`cel` and `holds` say the same about the value at `path`; `expected` completes "PATH: …"."""
+
+    path: tuple[str, ...]
+    cel: str
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+class Transition(NamedTuple):
+    """What an update must keep, in CEL with `oldSelf`."""
+
+    path: tuple[str, ...]
+    cel: str
+    expected: str
+
+
+def _cel_list(values: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
+
+
+def _is_size(value: Any) -> bool:
+    size = parse_quantity(value)
+    return size is not None and size > 0
+
+
+def _are_amounts(value: Mapping[str, Any]) -> bool:
+    return all(
+        (parse_quantity(amount) or 0) >= 0 and parse_quantity(amount) is not None for amount in value.values()
+    )
+
+
+def _has_no_own_keys(value: Mapping[str, Any]) -> bool:
+    return not any(key.startswith(_OWN_PREFIXES) for key in value)
+
+
+def _may_be_mounted(path: str) -> bool:
+    reserved = tuple(f"{mount}/" for mount in RESERVED_MOUNTS)
+    return not path.startswith(reserved) and not any(part in path for part in _NOT_IN_PATHS)
+
+
+_IS_SIZE = "type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))"
+_ARE_AMOUNTS = (
+    "self.all(key, isQuantity(string(self[key])) && !quantity(string(self[key])).isLessThan(quantity('0')))"
+)
+_HAS_NO_OWN_KEYS = (
+    "self.all(key, " + " && ".join(f"!key.startsWith('{prefix}')" for prefix in _OWN_PREFIXES) + ")"
+)
+_TEMPLATE = ("spec", "podTemplate")
+
+CHECKS = (
+    Check(
+        ("spec", "storage", "size"),
+        _IS_SIZE,
+        _is_size,
+        "expected a size above 0, such as 10Gi",
+    ),
+    *(
+        Check(
+            ("spec", "resources", kind),
+            _ARE_AMOUNTS,
+            _are_amounts,
+            "expected quantities of 0 or more, such as cpu: 500m and memory: 2Gi",
+        )
+        for kind in ("requests", "limits")
+    ),
+    *(
+        Check(
+            (*_TEMPLATE, kind),
+            _HAS_NO_OWN_KEYS,
+            _has_no_own_keys,
+            f"keys under {' and '.join(_OWN_PREFIXES)} are the operator's: remove them",
+        )
+        for kind in ("labels", "annotations")
+    ),
+    Check(
+        (*_TEMPLATE, "env"),
+        f"self.all(variable, !variable.name.startsWith('{ENVIRONMENT_PREFIX}'))",
+        lambda value: not any(str(variable.get("name")).startswith(ENVIRONMENT_PREFIX) for variable in value),
+        f"{ENVIRONMENT_PREFIX}… would pass by the cluster rules: use the fields of spec instead",
+    ),
+    Check(
+        (*_TEMPLATE, "volumes"),
+        f"self.all(volume, !(volume.name in {_cel_list(RESERVED_VOLUMES)}))",
+        lambda value: not any(volume.get("name") in RESERVED_VOLUMES for volume in value),
+        f"{', '.join(RESERVED_VOLUMES)} are the operator's own volumes: choose other names",
+    ),
+    Check(
+        (*_TEMPLATE, "volumeMounts"),
+        "self.all(mount, "
+        + " && ".join(f"!(mount.mountPath + '/').contains('{part}')" for part in _NOT_IN_PATHS)
+        + "".join(f" && !(mount.mountPath + '/').startsWith('{path}/')" for path in RESERVED_MOUNTS)
+        + ")",
+        lambda value: all(_may_be_mounted(f"{mount.get('mountPath')}/") for mount in value),
+        f"expected plain paths outside of the operator's own mounts: {', '.join(RESERVED_MOUNTS)}",
+    ),
+)
+
+NAME_CEL = f"self.metadata.name.matches('{NAME_PATTERN}') && self.metadata.name.size() <= {MAX_NAME_LENGTH}"
+NAME_EXPECTED = (
+    "metadata.name becomes the name of pods and Services: expected lower-case letters, digits and '-', a letter first, "
+    f"at most {MAX_NAME_LENGTH} characters"
+)
+
+TRANSITIONS = (
+    Transition(
+        ("spec", "storage", "size"),
+        "!isQuantity(string(self)) || !isQuantity(string(oldSelf)) || "
+        "!quantity(string(self)).isLessThan(quantity(string(oldSelf)))",
+        "volumes cannot shrink: set spec.storage.size to what it was or more",
+    ),
+    Transition(
+        ("spec", "storage"),
+        "has(self.storageClassName) == has(oldSelf.storageClassName) && "
+        "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+        "spec.storage.storageClassName cannot change, as the volumes stay where they were made: "
+        "set it to what it was, or make a new cluster",
+    ),
+)
+
+
+def failed_checks(raw: Mapping[str, Any]) -> Iterator[tuple[Check, Any]]:
+    """Each check that a well-formed *raw* does not pass, with the value found."""
+    for check in CHECKS:
+        value: Any = raw
+        for key in check.path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None and not check.holds(value):
+            yield check, value
