@@ -79,6 +79,10 @@ class Charge:
         """Give *nbytes* back, after they were freed."""
         self._manager._shrink(self, nbytes)
 
+    def absorb(self, other: Charge) -> None:
+        """Take over what *other*, of the same cache, holds: the bytes now belong to what this one is for."""
+        self._manager._absorb(self, other)
+
     def touch(self) -> None:
         """Note a use: what was used last is evicted last."""
         self._manager._touch(self)
@@ -202,6 +206,12 @@ class CacheMemoryManager:
         with self._lock:
             assert 0 <= nbytes <= charge.nbytes, "a charge gives back at most what it holds"
             self._account(charge, -nbytes)
+
+    def _absorb(self, charge: Charge, other: Charge) -> None:
+        with self._lock:
+            assert charge.cache is other.cache, "a charge moves only within its cache"
+            charge.nbytes += other.nbytes
+            other.nbytes = 0
 
     def _touch(self, charge: Charge) -> None:
         with self._lock:

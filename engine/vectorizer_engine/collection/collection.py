@@ -6,29 +6,60 @@ returns; it is then also visible, unless `wait` is False.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+import msgspec
+import numpy as np
+
+from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import (
     CollectionInfo,
     CollectionParams,
+    CollectionStatus,
+    Distance,
     Payload,
     PointId,
     Predicate,
     Record,
     Scored,
 )
+from vectorizer_engine.collection.view import Accepts, Found, Place
+from vectorizer_engine.errors import DimensionMismatch, InvalidPoint, InvalidVector, PointNotFound
 from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.storage.keys import decode_id, encode_id
+from vectorizer_engine.storage.segment import StoredPoint
+
+_POINTS_AT_ONCE = 1000
+"""A change that a filter selects is written in steps of so many points."""
 
 
 class Collection:
     """Points of one dimension and distance. Made by `VectorStore`."""
 
-    name: str
-    params: CollectionParams
+    def __init__(self, name: str, params: CollectionParams, shard: Shard) -> None:
+        self.name = name
+        self.params = params
+        self._shard = shard
 
     def info(self) -> CollectionInfo:
-        raise NotImplementedError
+        view = self._shard.view
+        problems = tuple(
+            f"segment {segment.id} with {segment.points} points was set aside: {segment.reason}"
+            for segment in self._shard.quarantined
+        )
+        busy = CollectionStatus.YELLOW if self._shard.busy else CollectionStatus.GREEN
+        return CollectionInfo(
+            name=self.name,
+            params=self.params,
+            status=CollectionStatus.RED if problems else busy,
+            points=view.points,
+            indexed_vectors=0,
+            segments=len(view.parts),
+            disk_bytes=self._shard.disk_bytes,
+            problems=problems,
+        )
 
     def upsert(
         self,
@@ -43,13 +74,27 @@ class Collection:
         *vectors* is float32 [n, d] in C order. Of an id that comes twice the last one wins.
         Raises DimensionMismatch, InvalidVector, InvalidPoint, StorageFull, StorageFailure.
         """
-        raise NotImplementedError
+        keys = [encode_id(point) for point in ids]
+        rows = self._checked(vectors)
+        texts = [_encode_payload(payload) for payload in payloads]
+        last = {key: row for row, key in enumerate(keys)}
+        if len(last) < len(keys):
+            kept = sorted(last.values())
+            keys, texts, rows = [keys[row] for row in kept], [texts[row] for row in kept], rows[kept]
+        return self._shard.upsert(keys, rows, texts, wait=wait) if keys else self._shard.last_number
 
     def delete(
         self, *, ids: Iterable[PointId] | None = None, predicate: Predicate | None = None, wait: bool = True
     ) -> int:
         """Delete points, chosen by exactly one of *ids* and *predicate*. Unknown ids are no error."""
-        raise NotImplementedError
+        if predicate is None:
+            keys = [encode_id(point) for point in ids or ()]
+            return self._shard.delete(keys, None, wait=wait)
+        accepts = _accepts(predicate)
+        number = self._shard.last_number
+        for keys in self._selected(accepts):
+            number = self._shard.delete(keys, accepts, wait=wait)
+        return number
 
     def set_payload(
         self,
@@ -60,7 +105,11 @@ class Collection:
         wait: bool = True,
     ) -> int:
         """Set these top-level keys and keep the others. Raises PointNotFound for an unknown id."""
-        raise NotImplementedError
+
+        def change(old: Payload) -> Payload:
+            return {**old, **payload}
+
+        return self._change_payload(change, ids, predicate, wait)
 
     def overwrite_payload(
         self,
@@ -71,7 +120,7 @@ class Collection:
         wait: bool = True,
     ) -> int:
         """Replace the whole payload. Raises PointNotFound for an unknown id."""
-        raise NotImplementedError
+        return self._change_payload(lambda _: payload, ids, predicate, wait)
 
     def delete_payload(
         self,
@@ -82,19 +131,26 @@ class Collection:
         wait: bool = True,
     ) -> int:
         """Remove these top-level keys. Raises PointNotFound for an unknown id."""
-        raise NotImplementedError
+        gone = set(keys)
+
+        def change(old: Payload) -> Payload:
+            return {key: value for key, value in old.items() if key not in gone}
+
+        return self._change_payload(change, ids, predicate, wait)
 
     def clear_payload(
         self, *, ids: Iterable[PointId] | None = None, predicate: Predicate | None = None, wait: bool = True
     ) -> int:
         """Remove the whole payload. Raises PointNotFound for an unknown id."""
-        raise NotImplementedError
+        return self._change_payload(lambda _: {}, ids, predicate, wait)
 
     def retrieve(
         self, ids: Iterable[PointId], *, with_payload: bool = True, with_vector: bool = False
     ) -> list[Record]:
         """The points of *ids* that exist, in the order asked for."""
-        raise NotImplementedError
+        keys = [encode_id(point) for point in ids]
+        places = [place for place in self._shard.find(keys) if place is not None]
+        return [_record(place.point, place, with_payload, with_vector) for place in places]
 
     def scroll(
         self,
@@ -106,11 +162,18 @@ class Collection:
         with_vector: bool = False,
     ) -> tuple[list[Record], PointId | None]:
         """Up to *limit* points in id order from *start* on, and the id to go on with (None at the end)."""
-        raise NotImplementedError
+        scan = self._shard.view.scan(b"" if start is None else encode_id(start))
+        if predicate is not None:
+            accepts = _accepts(predicate)
+            scan = (item for item in scan if accepts(item[0]))
+        page = list(islice(scan, limit + 1))
+        following = decode_id(page[limit][0].key) if len(page) > limit else None
+        return [_record(*item, with_payload, with_vector) for item in page[:limit]], following
 
     def count(self, predicate: Predicate | None = None) -> int:
         """How many points there are, or how many of them *predicate* takes. Exact."""
-        raise NotImplementedError
+        view = self._shard.view
+        return view.points if predicate is None else view.count(_accepts(predicate))
 
     def search(
         self,
@@ -130,4 +193,118 @@ class Collection:
         *offset* skips that many of the best. *score_threshold* leaves out what is worse, by the distance's own
         order. *exact* compares every vector; *ef* is how many candidates an HNSW index keeps while it looks.
         """
-        raise NotImplementedError
+        rows = self._checked(queries)
+        distance = self.params.distance
+        accepts = None if predicate is None else _accepts(predicate)
+        answers = self._shard.view.search(rows, offset + limit, distance=distance, accepts=accepts)
+        return [
+            [
+                _scored(found, with_payload, with_vector)
+                for found in answer[offset:]
+                if score_threshold is None or _reaches(found.score, score_threshold, distance)
+            ]
+            for answer in answers
+        ]
+
+    def _change_payload(
+        self,
+        change: Callable[[Payload], Payload],
+        ids: Iterable[PointId] | None,
+        predicate: Predicate | None,
+        wait: bool,
+    ) -> int:
+        accepts = None if predicate is None else _accepts(predicate)
+        number = self._shard.last_number
+        for keys in self._selected(accepts) if accepts else self._existing(ids or ()):
+            number = self._shard.change_payload(
+                keys, lambda text: _encode_payload(change(_decode_payload(text))), accepts, wait=wait
+            )
+        return number
+
+    def _existing(self, ids: Iterable[PointId]) -> Iterator[list[bytes]]:
+        """The keys of *ids*, in pieces. Raises PointNotFound before the first of them."""
+        points = list(dict.fromkeys(ids))
+        keys = [encode_id(point) for point in points]
+        for point, place in zip(points, self._shard.find(keys), strict=True):
+            if place is None:
+                raise PointNotFound(collection=self.name, point=point)
+        return _pieces(iter(keys))
+
+    def _selected(self, accepts: Accepts) -> Iterator[list[bytes]]:
+        """The keys of the points that *accepts* takes, in pieces."""
+        return _pieces(point.key for point, _ in self._shard.view.scan() if accepts(point))
+
+    def _checked(self, vectors: Vectors) -> Vectors:
+        """*vectors* as they are stored and compared. Raises DimensionMismatch or InvalidVector."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.params.dimension:
+            raise DimensionMismatch(
+                collection=self.name,
+                expected=self.params.dimension,
+                got=vectors.shape[-1] if vectors.ndim else 0,
+            )
+        rows = np.ascontiguousarray(vectors, np.float32)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise InvalidVector(
+                f"vector {int(np.argmin(finite))} of the request holds NaN or a number beyond float32: "
+                "expected finite numbers"
+            )
+        return self._normalised(rows) if self.params.distance is Distance.COSINE else rows
+
+    def _normalised(self, rows: Vectors) -> Vectors:
+        # By the largest value first, so that no square overflows or vanishes.
+        largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+        if not largest.all():
+            raise InvalidVector(
+                f"vector {int(np.argmin(largest))} of the request is all zeros, which has no direction: collection "
+                f"'{self.name}' compares by cosine; leave the vector out or create the collection with Dot"
+            )
+        scaled: Vectors = rows / largest
+        scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+        return scaled
+
+
+def _pieces(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while piece := list(islice(keys, _POINTS_AT_ONCE)):
+        yield piece
+
+
+def _accepts(predicate: Predicate) -> Accepts:
+    return lambda point: predicate(decode_id(point.key), _decode_payload(point.payload))
+
+
+def _encode_payload(payload: Mapping[str, Any] | None) -> bytes:
+    if not payload:
+        return b""
+    try:
+        return msgspec.json.encode(payload)
+    except (TypeError, OverflowError, ValueError, RecursionError) as error:
+        raise InvalidPoint(f"a payload cannot be stored as JSON: {error}") from error
+
+
+def _decode_payload(text: bytes) -> Payload:
+    payload: Payload = msgspec.json.decode(text) if text else {}
+    return payload
+
+
+def _record(point: StoredPoint, place: Place, with_payload: bool, with_vector: bool) -> Record:
+    return Record(
+        id=decode_id(point.key),
+        payload=_decode_payload(point.payload) if with_payload else None,
+        vector=place.vector if with_vector else None,
+    )
+
+
+def _scored(found: Found, with_payload: bool, with_vector: bool) -> Scored:
+    point = found.place.point
+    return Scored(
+        id=decode_id(point.key),
+        payload=_decode_payload(point.payload) if with_payload else None,
+        vector=found.place.vector if with_vector else None,
+        score=found.score,
+        version=point.version,
+    )
+
+
+def _reaches(score: float, threshold: float, distance: Distance) -> bool:
+    return score >= threshold if distance.larger_is_closer else score <= threshold

@@ -1,9 +1,9 @@
-"""What every index backend offers: distances, their order, and the shape of an answer."""
+"""What every index backend shares: distances, their order, and the shape of an answer."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,3 @@ class Hits(NamedTuple):
 
     offsets: Offsets
     scores: Vectors
-
-
-class VectorIndex(Protocol):
-    """A searchable set of vectors, each known by its offset."""
-
-    def search(self, queries: Vectors, limit: int, *, mask: Mask | None, ef: int) -> list[Hits]:
-        """For each row of *queries* [q, d] up to *limit* hits among the offsets that *mask* allows."""
-        ...

@@ -1,0 +1,133 @@
+"""What a shard writes to its log, and the steps by which each write becomes visible.
+
+Only two things are ever logged: points as they are from now on, and keys that are gone. A write that depends
+on what is there (a payload change, a delete by filter) is turned into one of them when it is prepared, where
+nothing else is written. So replaying a record twice is the same as once, and the order of the log is all that
+recovery needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from vectorizer_engine.cache.memory_manager import Charge
+from vectorizer_engine.index.base import Vectors
+
+if TYPE_CHECKING:
+    from vectorizer_engine.collection.shard import Shard
+    from vectorizer_engine.collection.view import Accepts, Place
+    from vectorizer_engine.storage.head import Head
+    from vectorizer_engine.storage.segment import StoredPoint
+
+
+class UpsertRecord(msgspec.Struct, frozen=True, array_like=True, tag="u"):
+    """Points in full: `vectors` is float32 little-endian [n, d], a payload is JSON or empty."""
+
+    keys: list[bytes]
+    vectors: bytes
+    payloads: list[bytes]
+
+
+class DeleteRecord(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    keys: list[bytes]
+
+
+LogRecord = UpsertRecord | DeleteRecord
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(LogRecord)
+
+
+def decode_record(data: bytes) -> LogRecord:
+    record: LogRecord = _decoder.decode(data)
+    return record
+
+
+class Upsert:
+    """Insert or replace points. *charge* holds what the head needs for them."""
+
+    reads = False
+
+    def __init__(
+        self, shard: Shard, keys: Sequence[bytes], vectors: Vectors, payloads: Sequence[bytes], charge: Charge
+    ) -> None:
+        self.keys = keys
+        self.vectors = vectors
+        self.payloads = payloads
+        self.charge = charge
+        self.size = vectors.nbytes + sum(map(len, payloads))
+        self.head: Head | None = None
+        self._shard = shard
+
+    def prepare(self) -> bytes | None:
+        self.head = self._shard.stage(self.vectors, self.payloads)
+        return _encoder.encode(UpsertRecord(list(self.keys), self.vectors.tobytes(), list(self.payloads)))
+
+    def apply(self, number: int) -> None:
+        self._shard.apply_upsert(self, number)
+
+    def abandon(self) -> None:
+        if self.head is not None:
+            self.head.unstage()
+
+
+class ChangePayload(Upsert):
+    """Give points that exist another payload, and keep their vectors.
+
+    Left out are keys that are gone and, where there is *accepts*, points that it does not take.
+    """
+
+    reads = True
+
+    def __init__(
+        self,
+        shard: Shard,
+        keys: Sequence[bytes],
+        change: Callable[[bytes], bytes],
+        charge: Charge,
+        accepts: Accepts | None,
+    ) -> None:
+        super().__init__(shard, keys, np.empty((0, 0), np.float32), (), charge)
+        self._change = change
+        self._accepts = accepts
+
+    def prepare(self) -> bytes | None:
+        found = _accepted(self._shard.find(self.keys), self._accepts)
+        if not found:
+            self.charge.release()
+            return None
+        self.keys = [point.key for _, point in found]
+        self.payloads = [self._change(point.payload) for _, point in found]
+        self.vectors = np.stack([place.vector for place, _ in found])
+        return super().prepare()
+
+
+class Delete:
+    """Remove points by key, those that *accepts* takes where it is given. Unknown keys are no error."""
+
+    def __init__(self, shard: Shard, keys: Sequence[bytes], accepts: Accepts | None) -> None:
+        self.keys = keys
+        self.size = sum(map(len, keys))
+        self.reads = accepts is not None
+        self._accepts = accepts
+        self._shard = shard
+
+    def prepare(self) -> bytes | None:
+        if self._accepts is not None:
+            self.keys = [point.key for _, point in _accepted(self._shard.find(self.keys), self._accepts)]
+        return _encoder.encode(DeleteRecord(list(self.keys))) if self.keys else None
+
+    def apply(self, number: int) -> None:
+        self._shard.apply_delete(self.keys, number)
+
+    def abandon(self) -> None:
+        """Nothing was staged."""
+
+
+def _accepted(places: Sequence[Place | None], accepts: Accepts | None) -> list[tuple[Place, StoredPoint]]:
+    found = [(place, place.point) for place in places if place is not None]
+    return [pair for pair in found if accepts is None or accepts(pair[1])]

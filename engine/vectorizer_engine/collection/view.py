@@ -1,0 +1,141 @@
+"""What a shard consists of at one moment, and every read that is answered from it.
+
+A `View` never changes. Writers and the background work publish a new one, so a reader that took one sees each
+point exactly once, whatever is overwritten, sealed or merged meanwhile, and takes no lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from vectorizer_engine.index.base import Distance, Hits, Vectors
+from vectorizer_engine.index.flat import FlatIndex
+from vectorizer_engine.storage.head import Head
+from vectorizer_engine.storage.live import LiveMask
+from vectorizer_engine.storage.segment import Segment, StoredPoint
+
+Source = Head | Segment
+
+Accepts = Callable[[StoredPoint], bool]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A head or a segment, how many of its rows were published, and which of them still count."""
+
+    source: Source
+    rows: int
+    live: LiveMask
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        return self.source.vectors[: self.rows]
+
+    def search(self, queries: Vectors, limit: int, distance: Distance, allowed: LiveMask) -> list[Hits]:
+        """The nearest rows among *allowed*, which are some of the live ones."""
+        mask = None if allowed.count == self.rows else allowed.bits
+        return FlatIndex(self.vectors, distance).search(queries, min(limit, allowed.count), mask=mask)
+
+    def select(self, accepts: Accepts) -> LiveMask:
+        """The live rows that *accepts* takes. Reads every one of them."""
+        chosen = np.zeros(self.rows, bool)
+        for offset, point in self.source.scan(self.live):
+            chosen[offset] = accepts(point)
+        return LiveMask.from_booleans(chosen)
+
+
+class Place(NamedTuple):
+    """Where a point is."""
+
+    part: Part
+    offset: int
+
+    @property
+    def point(self) -> StoredPoint:
+        return self.part.source.points((self.offset,))[0]
+
+    @property
+    def vector(self) -> Vectors:
+        copy: Vectors = self.part.vectors[self.offset].copy()
+        return copy
+
+
+class Found(NamedTuple):
+    """A place that a search came to, and its score in Qdrant's sense."""
+
+    place: Place
+    score: float
+
+
+@dataclass(frozen=True)
+class View:
+    """The parts of a shard. A key lives in one of them at most. The last is the head, if there is one."""
+
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def points(self) -> int:
+        return sum(part.live.count for part in self.parts)
+
+    def segments(self) -> Iterator[tuple[Segment, Part]]:
+        for part in self.parts:
+            if isinstance(part.source, Segment):
+                yield part.source, part
+
+    def find(self, keys: Iterable[bytes]) -> list[Place | None]:
+        """The place of each key.
+
+        A head knows only where a key is now. So the caller holds the lock under which views are published.
+        """
+        keys = list(keys)
+        places: list[Place | None] = [None] * len(keys)
+        missing = list(range(len(keys)))
+        for part in reversed(self.parts):
+            found = part.source.find(keys[index] for index in missing)
+            still: list[int] = []
+            for index, offset in zip(missing, found, strict=True):
+                if offset is not None and offset in part.live:
+                    places[index] = Place(part, offset)
+                else:
+                    still.append(index)
+            missing = still
+            if not missing:
+                break
+        return places
+
+    def scan(self, start: bytes = b"") -> Iterator[tuple[StoredPoint, Place]]:
+        """Every point in key order, from the first key that is not below *start*."""
+        return heapq.merge(*(_scan_part(part, start) for part in self.parts), key=lambda item: item[0].key)
+
+    def count(self, accepts: Accepts) -> int:
+        return sum(part.select(accepts).count for part in self.parts)
+
+    def search(
+        self, queries: Vectors, limit: int, *, distance: Distance, accepts: Accepts | None
+    ) -> list[list[Found]]:
+        """For each row of *queries* (float32 [q, d], C order) up to *limit* nearest points, closest first."""
+        answers: list[list[Found]] = [[] for _ in queries]
+        for part in self.parts:
+            allowed = part.live if accepts is None else part.select(accepts)
+            if allowed.count == 0:
+                continue
+            for answer, hits in zip(answers, part.search(queries, limit, distance, allowed), strict=True):
+                answer.extend(
+                    Found(Place(part, offset), score)
+                    for offset, score in zip(hits.offsets.tolist(), hits.scores.tolist(), strict=True)
+                )
+        for answer in answers:
+            answer.sort(key=lambda found: found.score, reverse=distance.larger_is_closer)
+            del answer[limit:]
+        return answers
+
+
+def _scan_part(part: Part, start: bytes) -> Iterator[tuple[StoredPoint, Place]]:
+    for offset, point in part.source.scan(part.live, start):
+        yield point, Place(part, offset)

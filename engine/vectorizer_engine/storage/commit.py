@@ -1,0 +1,189 @@
+"""Group commit: many threads write at once, and share the fsyncs.
+
+Whoever finds nobody committing becomes the leader and commits everything that waits, itself included, as one
+append to the log; those who come meanwhile are the next group. There is no thread of its own, so an idle
+collection costs none.
+
+An operation goes through three steps, always in the leader, one group at a time:
+`prepare` does everything that can fail and returns the log's record; the log makes the group durable;
+`apply` makes it visible and must not fail. So what is visible is durable, and what failed left nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from vectorizer_engine.errors import StorageFailure, StoreClosed
+from vectorizer_engine.storage.files import disk_errors
+from vectorizer_engine.storage.log import Log
+
+GROUP_BYTES = 16 * 1024**2
+"""A group is closed at this size, so that one fsync, and one frame at recovery, stay bounded."""
+
+
+class Operation(Protocol):
+    """Something to be written.
+
+    `size` is about how many bytes its record has. An operation that `reads` sees, in `prepare`, everything
+    that was submitted before it applied; it is the first of its group.
+    """
+
+    size: int
+    reads: bool
+
+    def prepare(self) -> bytes | None:
+        """The log's record, or None where there is nothing to write. An EngineError fails this one only."""
+        ...
+
+    def apply(self, number: int) -> None:
+        """Make it visible. *number* is that of its record."""
+        ...
+
+    def abandon(self) -> None:
+        """It was prepared, but the log did not take it."""
+        ...
+
+
+class _Ticket:
+    __slots__ = ("applied", "durable", "error", "number", "operation")
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.number = 0
+        self.durable = False
+        self.applied = False
+        self.error: Exception | None = None
+
+
+class GroupCommit:
+    """Commits operations to *log* in the order in which they were submitted."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._condition = threading.Condition()
+        self._waiting: deque[_Ticket] = deque()
+        self._busy = False
+        self._closed = False
+        self._broken: Exception | None = None
+
+    def submit(self, operation: Operation, *, wait: bool) -> int:
+        """Commit *operation*; returns its number once it is durable and, with *wait*, visible.
+
+        Raises what `prepare` raised, StorageFull or StorageFailure where the log could not take it, and
+        StoreClosed.
+        """
+        ticket = _Ticket(operation)
+        with self._condition:
+            self._check_usable()
+            self._waiting.append(ticket)
+        while True:
+            with self._condition:
+                while self._busy and not self._answered(ticket, wait):
+                    self._condition.wait()
+                if self._answered(ticket, wait):
+                    break
+                self._busy = True
+                group = self._take_group()
+            try:
+                self._commit(group)
+            finally:
+                self._leave()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.number
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While inside, nothing is committed. Do not stay long: writers wait."""
+        with self._condition:
+            while self._busy:
+                self._condition.wait()
+            self._busy = True
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Refuse what comes from now on, finish what is being written, close the log."""
+        with self._condition:
+            self._closed = True
+            while self._busy or self._waiting:
+                self._condition.wait()
+        self._log.close()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is shutting down: send the write to another pod, or again later")
+        if self._broken is not None:
+            raise StorageFailure(
+                f"writes stopped after an internal error ({self._broken}): restart the engine, which recovers "
+                "from the log"
+            ) from self._broken
+
+    @staticmethod
+    def _answered(ticket: _Ticket, wait: bool) -> bool:
+        return ticket.error is not None or (ticket.applied if wait else ticket.durable)
+
+    def _leave(self) -> None:
+        with self._condition:
+            self._busy = False
+            self._condition.notify_all()
+
+    def _take_group(self) -> list[_Ticket]:
+        group: list[_Ticket] = []
+        size = 0
+        while self._waiting:
+            operation = self._waiting[0].operation
+            if group and (operation.reads or size + operation.size > GROUP_BYTES):
+                break
+            group.append(self._waiting.popleft())
+            size += operation.size
+        return group
+
+    def _commit(self, group: list[_Ticket]) -> None:
+        try:
+            self._write(group)
+        except Exception as error:  # noqa: BLE001 - nobody else learns of it: every writer gets it
+            for ticket in group:
+                if not ticket.applied:
+                    ticket.error = ticket.error or error
+
+    def _write(self, group: list[_Ticket]) -> None:
+        prepared: list[tuple[_Ticket, bytes]] = []
+        for ticket in group:
+            try:
+                record = ticket.operation.prepare()
+            except Exception as error:  # noqa: BLE001 - the writer gets it
+                ticket.error = error
+                continue
+            if record is None:
+                ticket.number = self._log.next_number - 1
+                ticket.durable = ticket.applied = True
+            else:
+                prepared.append((ticket, record))
+        if not prepared:
+            return
+        try:
+            with disk_errors("write to the log"):
+                first = self._log.append([record for _, record in prepared])
+        except BaseException:
+            for ticket, _ in prepared:
+                ticket.operation.abandon()
+            raise
+        with self._condition:
+            for number, (ticket, _) in enumerate(prepared, start=first):
+                ticket.number = number
+                ticket.durable = True
+            self._condition.notify_all()
+        try:
+            for ticket, _ in prepared:
+                ticket.operation.apply(ticket.number)
+                ticket.applied = True
+        except Exception as error:
+            self._broken = error
+            raise

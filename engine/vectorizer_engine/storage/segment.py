@@ -1,0 +1,276 @@
+"""A sealed segment: points that never change, in files that are never written again.
+
+    vectors.f32   one page of header, then float32 rows; memory-mapped
+    points.lmdb   `points`: offset u32 -> version u64, key, payload; `ids`: key -> offset u32 (little-endian)
+    CHECKSUMS     size and CRC32C of each file above, itself checksummed
+
+A point's place in the segment is its offset; offsets are in key order (see `keys`), so both tables are
+written in their own order and a scroll reads forwards. Which offsets still count is not known here: the
+manifest keeps it, and the shard.
+
+Reading copies what it returns, and nothing is cached on the heap: the kernel keeps the pages that are used.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import lmdb
+import msgspec
+import numpy as np
+
+from vectorizer_engine.errors import StoreCorrupt
+from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.live import LiveMask
+
+VECTORS_NAME = "vectors.f32"
+POINTS_NAME = "points.lmdb"
+CHECKSUMS_NAME = "CHECKSUMS"
+
+MAX_POINTS = 2**31
+_FORMAT = 1
+_PAGE = 4096
+_HEADER = struct.Struct("<8sIIQ")
+_MAGIC = b"VZVECF32"
+_CRC = struct.Struct("<I")
+_OFFSET = struct.Struct("<I")
+_VERSION = struct.Struct("<Q")
+_READ_BYTES = 1024**2
+_BATCH = 1024
+_KEY_BYTES = {1: 9, 2: 17}
+
+
+class StoredPoint(NamedTuple):
+    """A point without its vector. `payload` is JSON; empty where there is none."""
+
+    key: bytes
+    version: int
+    payload: bytes
+
+
+class FileChecksum(msgspec.Struct, frozen=True, array_like=True):
+    size: int
+    crc32c: int
+
+
+def encode_point(point: StoredPoint) -> bytes:
+    return _VERSION.pack(point.version) + point.key + point.payload
+
+
+def decode_point(value: bytes | None) -> StoredPoint:
+    assert value is not None, "offsets that were handed out exist"
+    start = _VERSION.size
+    end = start + _KEY_BYTES[value[start]]
+    return StoredPoint(value[start:end], _VERSION.unpack_from(value)[0], value[end:])
+
+
+def write_segment(
+    folder: Path, batches: Iterable[tuple[Sequence[StoredPoint], Vectors]], *, dimension: int, files: Files
+) -> int:
+    """Write *batches* of points, in key order and each key once, as a durable segment in the new *folder*.
+
+    Returns how many points there are. Raises OSError; what it left then is for the caller to remove.
+    """
+    files.make_folder(folder)
+    vectors = files.create(folder / VECTORS_NAME)
+    try:
+        with _lmdb_errors(folder / POINTS_NAME):
+            count = _write_rows(folder, vectors, batches, files)
+        files.write(vectors, _vectors_header(dimension, count), 0)
+        files.sync(vectors)
+    finally:
+        os.close(vectors)
+    files.sync_file(folder / POINTS_NAME)
+    write_checksums(folder, (VECTORS_NAME, POINTS_NAME), files=files)
+    files.sync_folder(folder.parent)
+    return count
+
+
+@contextmanager
+def _lmdb_errors(path: Path) -> Iterator[None]:
+    """Let LMDB fail as other files do."""
+    try:
+        yield
+    except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.NotFoundError) as error:
+        raise StoreCorrupt(f"{path} cannot be read: {error}") from error
+    except lmdb.DiskError as error:
+        raise OSError(errno.ENOSPC, str(error)) from error
+    except lmdb.Error as error:
+        raise OSError(errno.EIO, str(error)) from error
+
+
+def _write_rows(
+    folder: Path, vectors: int, batches: Iterable[tuple[Sequence[StoredPoint], Vectors]], files: Files
+) -> int:
+    position = _PAGE
+    count = 0
+    # The map is address space, not memory or disk: the file grows as it is filled.
+    environment = lmdb.open(
+        str(folder / POINTS_NAME), map_size=2**40, subdir=False, lock=False, sync=False, max_dbs=2
+    )
+    try:
+        points = environment.open_db(b"points", integerkey=True)
+        ids = environment.open_db(b"ids")
+        for batch, rows in batches:
+            files.write(vectors, np.ascontiguousarray(rows, np.float32).data, position)
+            position += rows.nbytes
+            # Short transactions: LMDB keeps what a transaction has written on the heap.
+            with environment.begin(write=True) as transaction:
+                for offset, point in enumerate(batch, start=count):
+                    number = _OFFSET.pack(offset)
+                    transaction.put(number, encode_point(point), db=points, append=True)
+                    transaction.put(point.key, number, db=ids, append=True)
+            count += len(batch)
+        environment.sync(True)
+    finally:
+        environment.close()
+    return count
+
+
+def _vectors_header(dimension: int, count: int) -> bytes:
+    head = _HEADER.pack(_MAGIC, _FORMAT, dimension, count)
+    return (head + _CRC.pack(google_crc32c.value(head))).ljust(_PAGE, b"\0")
+
+
+def write_checksums(folder: Path, names: Sequence[str], *, files: Files) -> None:
+    body = msgspec.msgpack.encode({name: checksum_of(folder / name) for name in names})
+    files.replace_file(folder / CHECKSUMS_NAME, _CRC.pack(google_crc32c.value(body)) + body)
+
+
+def checksum_of(path: Path) -> FileChecksum:
+    """Size and CRC32C of a file, read in bounded pieces."""
+    crc = 0
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_READ_BYTES):
+            crc = google_crc32c.extend(crc, piece)
+            size += len(piece)
+    return FileChecksum(size, crc)
+
+
+def verify_segment(folder: Path) -> None:
+    """Read every byte of a segment. Raises StoreCorrupt that names the file that is not as it was written."""
+    path = folder / CHECKSUMS_NAME
+    try:
+        content = path.read_bytes()
+        body = content[_CRC.size :]
+        if content[: _CRC.size] != _CRC.pack(google_crc32c.value(body)):
+            raise StoreCorrupt(f"{path} fails its checksum")
+        for name, expected in msgspec.msgpack.decode(body, type=dict[str, FileChecksum]).items():
+            path = folder / name
+            found = checksum_of(path)
+            if found != expected:
+                raise StoreCorrupt(
+                    f"{path} fails its checksum: expected {expected.size} bytes with CRC32C "
+                    f"{expected.crc32c:08x}, found {found.size} bytes with {found.crc32c:08x}"
+                )
+    except FileNotFoundError:
+        raise StoreCorrupt(f"{path} is missing") from None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise  # too many open files, say: nothing is wrong with the segment
+        raise StoreCorrupt(f"{path} cannot be read: {error.strerror}") from error
+
+
+class Segment:
+    """A sealed segment, open for reading. Any number of threads may read at once.
+
+    The files are let go when the last reader has gone.
+    """
+
+    def __init__(self, folder: Path, *, id: int, dimension: int) -> None:
+        """Map the segment in *folder*. Raises StoreCorrupt where its files do not fit together.
+
+        The content is not read: see `verify_segment`.
+        """
+        self.folder = folder
+        self.id = id
+        self.vectors = _map_vectors(folder / VECTORS_NAME, dimension)
+        self.count = len(self.vectors)
+        path = folder / POINTS_NAME
+        with _lmdb_errors(path):
+            self._environment = lmdb.open(
+                str(path),
+                map_size=max(path.stat().st_size, _PAGE),
+                subdir=False,
+                readonly=True,
+                lock=False,
+                readahead=False,
+                max_dbs=2,
+            )
+            self._points = self._environment.open_db(b"points", integerkey=True, create=False)
+            self._ids = self._environment.open_db(b"ids", create=False)
+            with self._environment.begin() as transaction:
+                entries = transaction.stat(self._points)["entries"]
+        if entries != self.count:
+            self._environment.close()
+            raise StoreCorrupt(f"{path} holds {entries} points, but {VECTORS_NAME} holds {self.count}")
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def find(self, keys: Iterable[bytes]) -> list[int | None]:
+        """The offset of each key, None for those that are not here."""
+        with self._environment.begin(db=self._ids) as transaction:
+            values = [transaction.get(key) for key in keys]
+        return [None if value is None else _OFFSET.unpack(value)[0] for value in values]
+
+    def points(self, offsets: Iterable[int]) -> list[StoredPoint]:
+        """The points at *offsets*, which must exist."""
+        with self._environment.begin(db=self._points) as transaction:
+            return [decode_point(transaction.get(_OFFSET.pack(offset))) for offset in offsets]
+
+    def scan(self, live: LiveMask, start: bytes = b"") -> Iterator[tuple[int, StoredPoint]]:
+        """Offset and point of every row in *live*, in key order, from the first key not below *start*.
+
+        Reads ahead in small batches and holds no transaction between them.
+        """
+        first = self._first_offset(start) if start else 0
+        while first < self.count:
+            end = min(first + _BATCH, self.count)
+            offsets = [offset for offset in range(first, end) if offset in live]
+            yield from zip(offsets, self.points(offsets), strict=True)
+            first = end
+
+    def _first_offset(self, start: bytes) -> int:
+        with self._environment.begin(db=self._ids) as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(start):
+                return self.count
+            offset: int = _OFFSET.unpack(cursor.value())[0]
+            return offset
+
+
+def _map_vectors(path: Path, dimension: int) -> Vectors:
+    """The rows of a vectors file, mapped read-only."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size + _CRC.size)
+            size = path.stat().st_size
+            if len(head) < _HEADER.size + _CRC.size:
+                raise StoreCorrupt(f"{path} is shorter than its header")
+            magic, version, stored_dimension, count = _HEADER.unpack_from(head)
+            checksum = _CRC.pack(google_crc32c.value(head[: _HEADER.size]))
+            if magic != _MAGIC or head[_HEADER.size :] != checksum:
+                raise StoreCorrupt(f"{path} does not begin with the header of a vectors file")
+            if version != _FORMAT or stored_dimension != dimension:
+                raise StoreCorrupt(
+                    f"{path} has format {version} and dimension {stored_dimension}, expected {_FORMAT} and "
+                    f"{dimension}"
+                )
+            if size != _PAGE + 4 * dimension * count:
+                raise StoreCorrupt(f"{path} has {size} bytes, expected {_PAGE + 4 * dimension * count}")
+            mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+    except FileNotFoundError:
+        raise StoreCorrupt(f"{path} is missing") from None
+    mapping.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapping, np.float32, count * dimension, _PAGE).reshape(count, dimension)

@@ -1,0 +1,154 @@
+"""The sealed segments of one shard, and the manifest that says which of them count.
+
+Nothing here knows what is live at present: that is handed in when a manifest is published.
+
+    MANIFEST
+    segments/00000001/      one folder a segment, never written again
+    quarantine/00000002/    a segment that was found damaged, for whoever wants to look
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.errors import CacheMemoryLimitExceeded, StoreCorrupt
+from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.live import LiveMask, mask_bytes
+from vectorizer_engine.storage.manifest import (
+    Manifest,
+    QuarantinedSegment,
+    SegmentEntry,
+    read_manifest,
+    write_manifest,
+)
+from vectorizer_engine.storage.segment import Segment, StoredPoint, verify_segment, write_segment
+
+logger = logging.getLogger(__name__)
+
+Batches = Iterable[tuple[Sequence[StoredPoint], Vectors]]
+
+
+class FileSegmentStore:
+    """Segments in the folders of *folder*. `publish` is for one thread at a time, the rest for any."""
+
+    def __init__(self, folder: Path, *, dimension: int, memory: CacheMemoryManager, files: Files) -> None:
+        """Raises StoreCorrupt where the manifest cannot be read."""
+        self._folder = folder
+        self._dimension = dimension
+        self._memory = memory
+        self._files = files
+        self._lock = threading.Lock()
+        self._charges: dict[Segment, Charge] = {}
+        self.manifest = read_manifest(folder)
+        self._next = self.manifest.next_segment
+
+    @staticmethod
+    def create(folder: Path, *, files: Files) -> None:
+        """Make an empty store in *folder*, which exists. Raises OSError."""
+        for name in ("segments", "quarantine"):
+            files.make_folder(folder / name)
+        write_manifest(folder, Manifest(), files=files)
+
+    def open_all(self) -> list[tuple[Segment, LiveMask]]:
+        """Verify and open what the manifest names, set aside what is damaged, remove what no manifest knows."""
+        named = {self._path(entry.id) for entry in self.manifest.segments}
+        for folder in (self._folder / "segments").iterdir():
+            if folder not in named:
+                self._files.remove_tree(folder)
+        opened: list[tuple[Segment, LiveMask]] = []
+        damaged: list[QuarantinedSegment] = []
+        for entry in self.manifest.segments:
+            try:
+                verify_segment(self._path(entry.id))
+                segment = self._open(entry.id)
+            except StoreCorrupt as error:
+                logger.error("%s: segment %d with %d points is set aside", error, entry.id, entry.points)
+                damaged.append(QuarantinedSegment(entry.id, entry.points, str(error)))
+            else:
+                opened.append((segment, LiveMask.from_deleted(entry.deleted, segment.count)))
+        if damaged:
+            self._set_aside(damaged)
+        return opened
+
+    def write(self, batches: Batches) -> Segment:
+        """Write *batches* of points, in key order and each key once, as a new segment that no manifest names.
+
+        Raises OSError, and what *batches* raises; then nothing of it is left.
+        """
+        with self._lock:
+            number = self._next
+            self._next += 1
+        try:
+            write_segment(self._path(number), batches, dimension=self._dimension, files=self._files)
+            return self._open(number)
+        except BaseException:
+            self._files.remove_tree(self._path(number))
+            raise
+
+    def publish(self, segments: Iterable[tuple[Segment, LiveMask]], *, applied: int, logged: int) -> None:
+        """Make *segments* the durable content of the shard. Raises OSError; then the old content counts."""
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            applied=applied,
+            logged=logged,
+            next_segment=self._next,
+            segments=tuple(
+                SegmentEntry(segment.id, segment.count, live.deleted(segment.count))
+                for segment, live in segments
+            ),
+        )
+        write_manifest(self._folder, manifest, files=self._files)
+        self.manifest = manifest
+
+    def discard(self, segment: Segment) -> None:
+        """Remove a segment that the manifest does not name. Those who still read it may go on."""
+        with self._lock:
+            self._charges.pop(segment).release()
+        self._files.remove_tree(segment.folder)
+
+    def close(self) -> None:
+        """Give back what was reserved for the segments."""
+        with self._lock:
+            for charge in self._charges.values():
+                charge.release()
+            self._charges.clear()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / "segments" / f"{number:08d}"
+
+    def _open(self, number: int) -> Segment:
+        segment = Segment(self._path(number), id=number, dimension=self._dimension)
+        # Twice: a write makes the next mask of live points while readers have the last one.
+        needed = 2 * mask_bytes(segment.count)
+        charge = self._memory.reserve(CacheType.METADATA, needed)
+        if charge is None:
+            raise CacheMemoryLimitExceeded(
+                what=f"a segment of {segment.count} points", requested=needed, limit=self._memory.limit
+            )
+        with self._lock:
+            self._charges[segment] = charge
+        return segment
+
+    def _set_aside(self, damaged: list[QuarantinedSegment]) -> None:
+        """Move segments to the quarantine and out of the manifest.
+
+        Files first: after a crash between the two, the segment is missing, and is set aside again.
+        """
+        ids = {segment.id for segment in damaged}
+        for number in ids:
+            source = self._path(number)
+            if source.exists():
+                self._files.rename(source, self._folder / "quarantine" / source.name)
+        self.manifest = msgspec.structs.replace(
+            self.manifest,
+            segments=tuple(entry for entry in self.manifest.segments if entry.id not in ids),
+            quarantined=(*self.manifest.quarantined, *damaged),
+        )
+        write_manifest(self._folder, self.manifest, files=self._files)
