@@ -29,7 +29,7 @@ CEL_TWINS: Mapping[str, str] = {
 def validations(schema: Mapping[str, Any]) -> dict[tuple[str, ...], list[dict[str, str]]]:
     """`x-kubernetes-validations` by the path of the field that they belong to. *schema* tells the fields' types."""
     rules: dict[tuple[str, ...], list[dict[str, str]]] = {
-        (): [{"rule": checks.NAME_CEL, "message": checks.NAME_EXPECTED}]
+        (): [{"rule": checks.NAME_CEL, "message": checks.NAME_EXPECTED, "fieldPath": ".metadata.name"}]
     }
     for check in validator.CHECKS:
         path = SETTING_PATHS[check.setting]

@@ -1,0 +1,55 @@
+"""`config.example.yml`: every setting of the engine, with its default, range and consequence."""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from vectorizer_engine.config import ENVIRONMENT_PREFIX, Config
+
+_HEAD = f"""\
+# Every setting of the engine, at its default. Made from the models by `make generate`; do not edit this one, copy it.
+# Each can be overridden from the environment: {ENVIRONMENT_PREFIX}CLUSTER__MAX_CACHE_MEMORY_BYTES=268435456.
+# Sizes are whole bytes or quantities such as 512Mi. Unknown settings are refused.
+"""
+_UNITS = ((1024**3, "Gi"), (1024**2, "Mi"), (1024, "Ki"))
+
+
+def config_example() -> str:
+    return _HEAD + "".join(_sections())
+
+
+def _sections() -> Iterator[str]:
+    for section, info in Config.model_fields.items():
+        model: Any = info.annotation
+        yield f"\n{section}:\n"
+        for name, field in model.model_fields.items():
+            for line in textwrap.wrap(f"{field.description}{_range(field)}", 110):
+                yield f"  # {line}\n"
+            yield f"  {name}: {_value(field)}\n"
+
+
+def _value(field: FieldInfo) -> str:
+    default = field.default
+    if isinstance(default, int) and not isinstance(default, bool):
+        for unit, suffix in _UNITS:
+            if default >= unit and default % unit == 0:
+                return f"{default // unit}{suffix}"
+    return yaml.safe_dump(default if isinstance(default, int | str | None) else str(default)).splitlines()[0]
+
+
+def _range(field: FieldInfo) -> str:
+    """The bounds that the field's type has, as a sentence."""
+    bounds = {
+        kind: getattr(bound, kind)
+        for bound in field.metadata
+        for kind in ("ge", "gt", "le")
+        if hasattr(bound, kind)
+    }
+    if "ge" in bounds and "le" in bounds:
+        return f" From {bounds['ge']} to {bounds['le']}."
+    if "ge" in bounds:
+        return f" At least {bounds['ge']}."
+    return f" Above {bounds['gt']}." if "gt" in bounds else ""
