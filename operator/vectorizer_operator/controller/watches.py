@@ -96,7 +96,7 @@ class Watches:
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry)
-        def login(**_: Any) -> kopf.AiohttpSession:
+        async def login(**_: Any) -> kopf.AiohttpSession:
             session = self._connection.session(self._trace())
             return kopf.AiohttpSession(server=self._connection.server, aiohttp_session=session)
 
