@@ -60,7 +60,13 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 @click.option(
     "--health-port", default=8080, show_default=True, help="Port of /healthz, /readyz and /metrics."
 )
-@click.option("--listen", default="0.0.0.0", show_default=True, help="Address to listen on.")
+@click.option(
+    "--listen",
+    envvar="VECTORIZER_OPERATOR_LISTEN",
+    default="0.0.0.0",
+    show_default=True,
+    help="Address to listen on. [env: VECTORIZER_OPERATOR_LISTEN]",
+)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),

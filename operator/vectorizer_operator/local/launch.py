@@ -101,6 +101,8 @@ def launch(
         inherited["TMPDIR"] = str(temporary)
     if program == "vectorizer":
         own |= _engine_environment(address, ports, mounts)
+    elif program == "vectorizer-operator":
+        own["VECTORIZER_OPERATOR_LISTEN"] = address
     work = container.get("workingDir")
     return Launch(
         argv=(_executable(program, where=where), *argv[1:]),
