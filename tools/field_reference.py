@@ -19,8 +19,8 @@ def field_reference() -> str:
     rules = "\n".join(f"| {rule.code} | {rule.name} | {rule.statement} |" for rule in RULES)
     return (
         _HEAD
-        + "## The cluster rules\n\nHeld by the API server, the webhook, `vectorizerctl validate`, the operator and the\n"
-        "engine alike. The name is the reason in the conditions.\n\n"
+        + "## The cluster rules\n\nHeld by the API server, the webhook, `vectorizerctl validate`, the operator and\n"
+        "the engine alike. The name is the reason in the conditions.\n\n"
         f"| code | name | rule |\n|---|---|---|\n{rules}\n\n"
         + "".join(
             f"## {section}\n\n{whole['properties'][section]['description']}\n\n"

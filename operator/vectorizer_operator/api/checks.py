@@ -4,7 +4,7 @@ Each check is said twice, for Python and in CEL, so that `vectorizerctl validate
 change can break (a shrinking volume) is said in CEL here, and as a predicate in `plan`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from vectorizer_engine.cluster.quantity import parse_quantity
@@ -117,7 +117,7 @@ CHECKS = (
 
 NAME_CEL = f"self.metadata.name.matches('{NAME_PATTERN}') && self.metadata.name.size() <= {MAX_NAME_LENGTH}"
 NAME_EXPECTED = (
-    "metadata.name becomes the name of pods and Services: expected lower-case letters, digits and '-', a letter first, "
+    "it becomes the name of pods and Services: expected lower-case letters, digits and '-', a letter first, "
     f"at most {MAX_NAME_LENGTH} characters"
 )
 
@@ -136,13 +136,3 @@ TRANSITIONS = (
         "set it to what it was, or make a new cluster",
     ),
 )
-
-
-def failed_checks(raw: Mapping[str, Any]) -> Iterator[tuple[Check, Any]]:
-    """Each check that a well-formed *raw* does not pass, with the value found."""
-    for check in CHECKS:
-        value: Any = raw
-        for key in check.path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None and not check.holds(value):
-            yield check, value

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from vectorizer_operator.api.checks import failed_checks
 from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.api.types import Model
 
@@ -25,15 +24,27 @@ class Problem(NamedTuple):
 
 
 def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
-    """Everything in *raw* that the API server would refuse for its shape, in the order of the fields."""
+    """Everything in *raw* that the API server would refuse beside the cluster rules."""
+    problems: list[Problem] = []
     try:
         VectorizerCluster.parse(raw)
     except ValidationError as error:
-        return list(dict.fromkeys(_problem(details) for details in error.errors()))
-    return [
-        Problem(".".join(check.path), f"{check.expected}, found {_short(value)}")
-        for check, value in failed_checks(raw)
-    ]
+        problems = list(dict.fromkeys(_problem(details) for details in error.errors()))
+    misshapen = [problem.path for problem in problems]
+    for check in CHECKS:
+        path = ".".join(check.path)
+        if any(other.startswith(path) or path.startswith(f"{other}.") for other in misshapen):
+            continue  # a check can judge only what has the right shape
+        value = _at(raw, check.path)
+        if value is not None and not check.holds(value):
+            problems.append(Problem(path, f"{check.expected}, found {_short(value)}"))
+    return problems
+
+
+def _at(raw: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw
 
 
 _EXPECTED = {
@@ -57,6 +68,8 @@ def _problem(details: Any) -> Problem:
         return Problem(path, "unknown field" + _suggestion(location))
     if kind == "missing":
         return Problem(path, "required and not set")
+    if path == "metadata.name" and isinstance(details["input"], str):
+        return Problem(path, f"{NAME_EXPECTED}, found {_short(details['input'])}")
     expected = _EXPECTED.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
     if "int" in details["loc"] or "str" in details["loc"]:
         expected = "expected a whole number or a quantity such as 512Mi"
