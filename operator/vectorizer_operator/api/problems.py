@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from vectorizer_operator.api.checks import CHECKS, NAME_EXPECTED
 from vectorizer_operator.api.cluster import VectorizerCluster
+from vectorizer_operator.api.rules import value_at
 from vectorizer_operator.api.types import Model
 
 
@@ -35,16 +37,10 @@ def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
         path = ".".join(check.path)
         if any(other.startswith(path) or path.startswith(f"{other}.") for other in misshapen):
             continue  # a check can judge only what has the right shape
-        value = _at(raw, check.path)
+        value = value_at(raw, check.path)
         if value is not None and not check.holds(value):
             problems.append(Problem(path, f"{check.expected}, found {_short(value)}"))
     return problems
-
-
-def _at(raw: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        raw = raw.get(key) if isinstance(raw, Mapping) else None
-    return raw
 
 
 _EXPECTED = {

@@ -34,11 +34,12 @@ def warnings(raw: Mapping[str, Any]) -> list[str]:
 
 def _settings(raw: Mapping[str, Any]) -> ClusterSettings:
     return ClusterSettings(
-        **{name: Setting(".".join(path), _at(raw, path)) for name, path in SETTING_PATHS.items()}
+        **{name: Setting(".".join(path), value_at(raw, path)) for name, path in SETTING_PATHS.items()}
     )
 
 
-def _at(raw: Any, path: tuple[str, ...]) -> Any:
+def value_at(raw: Any, path: tuple[str, ...]) -> Any:
+    """The value at *path*, or None where there is none, or something else than mappings on the way."""
     for key in path:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
     return raw
