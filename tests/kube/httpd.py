@@ -2,10 +2,10 @@
 
     python httpd.py ADDRESS PORT [FOLDER]
 
-It answers GET /env with its environment, GET /files?PATH with a file, and any other path with 200; except, when
-a FOLDER is given, paths that have a file of their name there: those get its content as status code, so that a
-test makes a probe fail by writing `FOLDER/livez`. With `FOLDER/ignore-sigterm` it does not stop when asked to.
-Each start appends a line to `FOLDER/starts`. GET /exit?CODE ends it, GET /spawn starts a child that outlives it.
+It answers GET /env with its environment, /pid with its process id, /files?PATH with a file, and any other path
+with 200; except, when a FOLDER is given, paths that have a file of their name there: those get its content as
+status code, so that a test makes a probe fail by writing `FOLDER/livez`. With `FOLDER/ignore-sigterm` it does not
+stop when asked to. Each start appends a line to `FOLDER/starts`. GET /spawn starts a child that would outlive it.
 """
 
 import http.server
@@ -22,11 +22,11 @@ FOLDER = pathlib.Path(sys.argv[3] if len(sys.argv) > 3 else "/nowhere")
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.lstrip("/").partition("?")
-        if path == "exit":
-            os._exit(int(query))
         status, body = 200, ""
         if path == "env":
             body = json.dumps(dict(os.environ))
+        elif path == "pid":
+            body = str(os.getpid())
         elif path == "files":
             body = pathlib.Path(query).read_text()
         elif path == "spawn":

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,7 @@ import pytest
 
 from tests.kube import pki
 from tests.kube.controlplane import ADMINISTRATOR, CommandError, ControlPlane, ControlPlaneError
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
+from tests.kube.eventually import eventually
 
 
 def test_it_is_a_real_kubernetes_with_a_default_service_account(control_plane: ControlPlane) -> None:
