@@ -60,7 +60,7 @@ class MemorySnapshot:
 class Charge:
     """A number of bytes that are reserved until `release`. Made by `CacheMemoryManager.reserve`."""
 
-    __slots__ = ("_manager", "_on_evict", "_pins", "cache", "nbytes")
+    __slots__ = ("_evicted", "_manager", "_on_evict", "_pins", "cache", "nbytes")
 
     def __init__(
         self, manager: CacheMemoryManager, cache: CacheType, nbytes: int, on_evict: Callable[[], None] | None
@@ -68,6 +68,7 @@ class Charge:
         self._manager = manager
         self._on_evict = on_evict
         self._pins = 0
+        self._evicted = False
         self.cache = cache
         self.nbytes = nbytes
 
@@ -166,6 +167,8 @@ class CacheMemoryManager:
     def _grow(self, charge: Charge, nbytes: int) -> bool:
         while True:
             with self._lock:
+                if charge._evicted:
+                    return False
                 if self._used + nbytes <= self._limit:
                     self._account(charge, nbytes)
                     return True
@@ -183,6 +186,7 @@ class CacheMemoryManager:
         for victim in self._evictable:
             if victim is not asking:
                 del self._evictable[victim]
+                victim._evicted = True
                 return victim
         return None
 
@@ -230,12 +234,13 @@ class CacheMemoryManager:
     def _unpin(self, charge: Charge) -> None:
         with self._lock:
             charge._pins -= 1
-            if charge._pins == 0 and charge.nbytes:
+            if charge._pins == 0 and not charge._evicted:
                 self._evictable[charge] = None
 
     def _release(self, charge: Charge, reason: EvictionReason | None) -> None:
         with self._lock:
             self._evictable.pop(charge, None)
+            charge._evicted = True
             self._account(charge, -charge.nbytes)
             if reason is not None:
                 self._count_eviction(charge.cache, reason)

@@ -14,6 +14,7 @@ What must stay true:
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -323,9 +324,10 @@ class Shard:
     def disk_bytes(self) -> int:
         """Size of the log and of the segments."""
         size = 0
-        for path in self._folder.rglob("*"):
-            with suppress(FileNotFoundError):  # forgotten or merged meanwhile
-                size += path.stat().st_size
+        for folder, _, names in os.walk(self._folder):  # passes over folders that vanish
+            for name in names:
+                with suppress(FileNotFoundError):
+                    size += (Path(folder) / name).stat().st_size
         return size
 
     # --- the background ------------------------------------------------------------------------------

@@ -98,7 +98,10 @@ class VectorStore:
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
-            for folder in (path, path / "collections", path / "scratch"):
+            if not path.exists():
+                files.make_folder(path)
+                files.sync_folder(path.parent)
+            for folder in (path / "collections", path / "scratch"):
                 files.make_folder(folder)
             lock = _take_lock(path)
             try:

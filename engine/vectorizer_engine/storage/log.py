@@ -176,6 +176,9 @@ class FileLog:
     def _recover(self, first: int) -> None:
         """Find the number that the next record gets. *first* is the least that may be missing here."""
         self._starts = sorted(int(path.stem) for path in self._folder.glob(f"*{_SUFFIX}"))
+        while len(self._starts) > 1 and self._starts[1] <= first:
+            # Forgotten before a crash, which may have brought back some of them and not others.
+            self._files.remove(self._path(self._starts.pop(0)))
         if self._starts and self._starts[0] > first:
             raise StoreCorrupt(self._gap(self._starts[0], first))
         reached = self._starts[0] if self._starts else first

@@ -215,10 +215,6 @@ class Segment:
             self._environment.close()
             raise StoreCorrupt(f"{path} holds {entries} points, but {VECTORS_NAME} holds {self.count}")
 
-    @property
-    def disk_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.iterdir())
-
     def find(self, keys: Iterable[bytes]) -> list[int | None]:
         """The offset of each key, None for those that are not here."""
         with self._environment.begin(db=self._ids) as transaction:
