@@ -20,7 +20,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{/* The cluster-wide objects carry the namespace in their name, so that two releases do not meet. */}}
+{{/* The name of cluster-wide objects; the namespace in it tells them from another team's. */}}
 {{- define "vectorizer-operator.clusterName" -}}
 {{- printf "%s-%s" (include "vectorizer-operator.fullname" .) .Release.Namespace -}}
 {{- end -}}

@@ -1,0 +1,168 @@
+"""The chart without a cluster: what it renders, and what values it refuses."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helm.chart import CHART, NAMESPACE, ROOT, HelmError, Object, helm, only, rendered
+from vectorizer_operator.controller.main import run
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[tuple[str, str], Object]:
+    return rendered()
+
+
+def test_helm_finds_nothing_to_complain_about() -> None:
+    helm("lint", "--strict", str(CHART))
+
+
+def test_everything_is_named_and_labelled_as_part_of_the_release(
+    objects: dict[tuple[str, str], Object],
+) -> None:
+    for (kind, name), each in objects.items():
+        if kind == "CustomResourceDefinition":
+            continue
+        assert name.startswith("vectorizer-operator")
+        labels = each["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "vectorizer-operator"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+
+
+def test_the_definition_is_the_generated_one_and_stays_when_the_release_goes(
+    objects: dict[tuple[str, str], Object],
+) -> None:
+    shipped = only(objects, "CustomResourceDefinition")
+    assert shipped["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    (generated,) = (ROOT / "crds").glob("*.yaml")
+    assert shipped == yaml.safe_load(generated.read_text())
+
+
+def test_the_certificate_authority_is_left_to_the_operator(objects: dict[tuple[str, str], Object]) -> None:
+    (webhook,) = only(objects, "ValidatingWebhookConfiguration")["webhooks"]
+    assert "caBundle" not in webhook["clientConfig"]
+
+
+def test_the_webhook_is_asked_for_five_seconds_and_refuses_when_it_does_not_answer(
+    objects: dict[tuple[str, str], Object],
+) -> None:
+    (webhook,) = only(objects, "ValidatingWebhookConfiguration")["webhooks"]
+    assert webhook["timeoutSeconds"] == 5
+    assert webhook["failurePolicy"] == "Fail"
+    (lenient,) = only(rendered("--set", "webhook.failurePolicy=Ignore"), "ValidatingWebhookConfiguration")[
+        "webhooks"
+    ]
+    assert lenient["failurePolicy"] == "Ignore"
+
+
+def test_the_operators_arguments_name_what_the_chart_makes(objects: dict[tuple[str, str], Object]) -> None:
+    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    command, *arguments = container["args"]
+    assert command == "run"
+    options = run.make_context("run", arguments + ["--operator-namespace", NAMESPACE]).params
+    configuration = only(objects, "ValidatingWebhookConfiguration")
+    service = configuration["webhooks"][0]["clientConfig"]["service"]
+    assert options["webhook_configuration"] == configuration["metadata"]["name"]
+    assert options["webhook_hosts"] == (f"{service['name']}.{service['namespace']}.svc",)
+    assert ("Service", service["name"]) in objects
+    allowed = {name for rule in only(objects, "Role")["rules"] for name in rule.get("resourceNames", ())}
+    assert allowed == {options["lease"], options["webhook_secret"]}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"webhook": options["webhook_port"], "health": options["health_port"]}
+
+
+def test_an_empty_tag_is_the_charts_own_version(objects: dict[tuple[str, str], Object]) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"vectorizer-operator:{version}"
+    assert f"--default-image=vectorizer:{version}" in container["args"]
+
+
+def test_images_resources_and_placement_follow_the_values() -> None:
+    deployment = only(
+        rendered(
+            *(
+                "--set",
+                "replicas=3",
+                "--set",
+                "image.repository=registry.example/op",
+                "--set",
+                "image.tag=1.2",
+            ),
+            *("--set", "engineImage.repository=registry.example/engine", "--set", "engineImage.tag=3.4"),
+            *("--set", "imagePullSecrets[0].name=key", "--set", "resources.limits.memory=1Gi"),
+            *("--set", "nodeSelector.pool=system", "--set", "tolerations[0].operator=Exists"),
+            *("--set", "priorityClassName=system-cluster-critical", "--set", "logLevel=debug"),
+            *("--set-json", 'affinity={"nodeAffinity":{}}'),
+        ),
+        "Deployment",
+    )
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert deployment["spec"]["replicas"] == 3
+    assert container["image"] == "registry.example/op:1.2"
+    assert {"--default-image=registry.example/engine:3.4", "--log-level=debug"} <= set(container["args"])
+    assert pod["imagePullSecrets"] == [{"name": "key"}]
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert pod["nodeSelector"] == {"pool": "system"}
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["priorityClassName"] == "system-cluster-critical"
+    assert pod["affinity"] == {"nodeAffinity": {}}
+
+
+def test_long_release_names_still_make_valid_object_names() -> None:
+    text = helm("template", "r" * 53, str(CHART), "--namespace", "n" * 63)
+    for each in filter(None, yaml.safe_load_all(text)):
+        limit = 253 if "namespace" not in each["metadata"] else 63
+        assert len(each["metadata"]["name"]) <= limit
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("replicas=0", "/replicas"),
+        ("replica=2", "replica"),
+        ("webhook.failurePolicy=Maybe", "/webhook/failurePolicy"),
+        ("webhook.timeoutSeconds=31", "/webhook/timeoutSeconds"),
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("image.repository=", "/image/repository"),
+        ("image.digest=x", "digest"),
+        ("imagePullSecrets[0].nam=x", "/imagePullSecrets/0"),
+        ("resources.limit.memory=1Gi", "limit"),
+        ("logLevel=loud", "/logLevel"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_by_name(setting: str, complaint: str) -> None:
+    with pytest.raises(HelmError, match="values don't meet the specifications of the schema") as refused:
+        rendered("--set", setting)
+    assert complaint in str(refused.value)
+
+
+def test_every_value_is_described_and_every_description_has_a_value() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    described = dict(_leaves(schema))
+    assert all(described.values()), [path for path, text in described.items() if not text]
+    assert set(_paths(values)) == set(described) - {"global"}
+
+
+def _leaves(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str | None]]:
+    for name, field in schema.get("properties", {}).items():
+        here = f"{path}.{name}".lstrip(".")
+        if "properties" in field:
+            assert field.get("description"), here
+            yield from _leaves(field, here)
+        else:
+            yield here, field.get("description")
+
+
+def _paths(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        here = f"{path}.{name}".lstrip(".")
+        if isinstance(value, dict) and value and here not in ("resources.requests", "resources.limits"):
+            yield from _paths(value, here)
+        else:
+            yield here

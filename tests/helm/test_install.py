@@ -1,0 +1,164 @@
+"""The chart on a real API server: the test node runs the operator that helm installs, under the chart's own rights.
+
+In a control plane of its own, since a chart's definition and webhook are the whole cluster's affair.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from qdrant_client import QdrantClient
+
+from tests.helm.chart import CHART, NAMESPACE, RELEASE, ROOT, Object
+from tests.kube.controlplane import CommandError, ControlPlane
+from tests.kube.kubelet import Kubelet
+
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane and a node; both namespaces let restricted pods in only."""
+    with (
+        ControlPlane(tmp_path_factory.mktemp("control-plane")) as control_plane,
+        Kubelet(control_plane, tmp_path_factory.mktemp("node")),
+    ):
+        control_plane.kubectl("create", "namespace", NAMESPACE)
+        control_plane.kubectl("label", "namespace", NAMESPACE, "default", RESTRICTED)
+        yield control_plane
+
+
+@pytest.fixture(scope="module")
+def release(kubernetes: ControlPlane) -> ControlPlane:
+    """The control plane with the chart installed and its pods ready."""
+    notes = helm(kubernetes, "install", RELEASE, str(CHART), "--wait", "--timeout", "60s")
+    assert "kubectl apply -f -" in notes
+    return kubernetes
+
+
+@pytest.fixture(scope="module")
+def quickstart(release: ControlPlane) -> ControlPlane:
+    """The control plane with the operator and a cluster that is Ready."""
+    release.kubectl("apply", "-f", str(QUICKSTART))
+    release.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")
+    return release
+
+
+def helm(control_plane: ControlPlane, command: str, *arguments: str) -> str:
+    return control_plane.run("helm", command, "--namespace", NAMESPACE, *arguments)
+
+
+def get(control_plane: ControlPlane, *what: str) -> Object:
+    found: Object = json.loads(control_plane.kubectl("get", *what, "-o", "json"))
+    return found
+
+
+def ca_bundle(control_plane: ControlPlane) -> str | None:
+    configuration = get(control_plane, "validatingwebhookconfiguration", f"{RELEASE}-{NAMESPACE}")
+    bundle: str | None = configuration["webhooks"][0]["clientConfig"].get("caBundle")
+    return bundle
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:g} s: {what}"
+        time.sleep(0.1)
+
+
+def test_both_operator_pods_are_ready_under_restricted_pod_security(release: ControlPlane) -> None:
+    deployment = get(release, "deployment", RELEASE, "-n", NAMESPACE)
+    assert deployment["status"]["readyReplicas"] == 2
+    assert "caBundle" not in json.dumps(
+        json.loads(helm(release, "get", "values", RELEASE, "-a", "-o", "json"))
+    )
+    assert ca_bundle(release)
+
+
+def test_the_quickstart_becomes_a_cluster_that_answers_at_its_service(quickstart: ControlPlane) -> None:
+    address = get(quickstart, "service", "quickstart")["spec"]["clusterIP"]
+    client = QdrantClient(f"http://{address}:6333")
+    assert client.get_collections().collections == []
+
+
+def test_what_the_quickstart_promises_it_uses_the_image_of_the_chart(quickstart: ControlPlane) -> None:
+    stateful_set = get(quickstart, "statefulset", "quickstart")
+    assert stateful_set["spec"]["template"]["spec"]["containers"][0]["image"] == "vectorizer:0.1.0"
+
+
+def test_the_webhook_is_reached_through_its_service(release: ControlPlane, tmp_path: Path) -> None:
+    """CEL answers before the webhook does, so the rules are taken out of the definition for this moment."""
+    definition = get(release, "crd", "vectorizerclusters.vectorizer.io")
+    original = json.dumps({"apiVersion": definition["apiVersion"], "kind": definition["kind"], "metadata": {
+        key: definition["metadata"][key] for key in ("name", "annotations", "labels") if key in definition["metadata"]
+    }, "spec": definition["spec"]})  # fmt: skip
+    refused = (ROOT / "examples" / "refused.yaml").read_text()
+
+    def refusal() -> str:
+        with pytest.raises(CommandError) as error:
+            release.kubectl("create", "--dry-run=server", "-f", "-", stdin=refused)
+        return str(error.value)
+
+    release.kubectl("replace", "-f", "-", stdin=json.dumps(without_cel(json.loads(original))))
+    try:
+        eventually(lambda: "admission webhook" in refusal(), "the definition without CEL is in force")
+        message = refusal()
+        assert 'admission webhook "vectorizerclusters.vectorizer.io" denied the request' in message
+        assert all(code in message for code in ("CLUSTER_001", "CLUSTER_002", "CLUSTER_003", "CLUSTER_004"))
+        assert "set spec.storage.type to mmap" in message
+    finally:
+        release.kubectl("replace", "-f", "-", stdin=original)
+        eventually(lambda: "admission webhook" not in refusal(), "CEL is in force again")
+
+
+def without_cel(node: object) -> object:
+    if isinstance(node, dict):
+        return {key: without_cel(value) for key, value in node.items() if key != "x-kubernetes-validations"}
+    return [without_cel(each) for each in node] if isinstance(node, list) else node
+
+
+def test_an_upgrade_keeps_the_certificate_authority_and_the_engine_pods(quickstart: ControlPlane) -> None:
+    before = ca_bundle(quickstart)
+    pod = get(quickstart, "pod", "quickstart-0")["metadata"]["uid"]
+    notes = helm(
+        quickstart,
+        *("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "90s"),
+        *("--set", "logLevel=debug", "--set", "webhook.timeoutSeconds=6"),
+    )
+    assert "Happy Helming" in notes or "kubectl apply" in notes
+    configuration = get(quickstart, "validatingwebhookconfiguration", f"{RELEASE}-{NAMESPACE}")
+    assert configuration["webhooks"][0]["timeoutSeconds"] == 6
+    assert ca_bundle(quickstart) == before
+    quickstart.kubectl(
+        "label", "--overwrite", "vectorizercluster/quickstart", "touched=yes"
+    )  # asks the webhook
+    quickstart.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")
+    assert get(quickstart, "pod", "quickstart-0")["metadata"]["uid"] == pod
+
+
+def test_a_replaced_operator_pod_leaves_the_clusters_alone(quickstart: ControlPlane) -> None:
+    pod = get(quickstart, "pod", "quickstart-0")
+    quickstart.kubectl("delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=vectorizer-operator")
+    quickstart.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}", "--timeout=60s")
+    assert get(quickstart, "pod", "quickstart-0")["metadata"]["uid"] == pod["metadata"]["uid"]
+
+
+def test_uninstalling_keeps_the_definition_the_clusters_and_their_pods(quickstart: ControlPlane) -> None:
+    pod = get(quickstart, "pod", "quickstart-0")["metadata"]["uid"]
+    helm(quickstart, "uninstall", RELEASE, "--wait", "--timeout", "60s")
+    assert get(quickstart, "vectorizercluster", "quickstart")
+    assert get(quickstart, "pod", "quickstart-0")["metadata"]["uid"] == pod
+    left = quickstart.kubectl(
+        "get", "deploy,svc,sa,role,rolebinding,validatingwebhookconfiguration,clusterrole,clusterrolebinding",
+        *("-A", "-o", "name", "-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/managed-by=Helm"),
+    )  # fmt: skip
+    assert left.split() == []
+
+
+def test_installing_again_takes_the_kept_definition_and_cluster_over(quickstart: ControlPlane) -> None:
+    helm(quickstart, "install", RELEASE, str(CHART), "--wait", "--timeout", "60s")
+    quickstart.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")
