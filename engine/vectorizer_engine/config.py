@@ -154,7 +154,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UnreadableConfig([f"{place}: not YAML: {error.problem}"]) from None
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        raise UnreadableConfig([f"{place}: not YAML: {problem}"]) from None
     except yaml.YAMLError as error:
         raise UnreadableConfig([f"{path}: not YAML: {error}"]) from None
     if raw is None:

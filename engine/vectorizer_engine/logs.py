@@ -10,10 +10,11 @@ _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
 
 
 def set_up() -> None:
-    """Send everything from INFO up to standard error; of the HTTP server's own messages only warnings."""
+    """Send everything from INFO up to standard error; of the libraries' own messages only warnings."""
     formatter = logging.Formatter(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "faiss"):
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -44,7 +44,8 @@ class Application:
         self._engine = engine
         self._router = Router(ROUTES)
         self._authenticator = Authenticator(engine.config.auth)
-        self._largest = engine.config.server.max_request_bytes
+        server = engine.config.server
+        self._largest = min(server.max_request_bytes, server.request_memory_bytes)
         self._pools = {
             Where.READERS: ThreadPoolExecutor(2 * _cores(), thread_name_prefix="reader"),
             Where.WRITERS: ThreadPoolExecutor(WRITERS, thread_name_prefix="writer"),

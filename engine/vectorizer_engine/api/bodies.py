@@ -43,14 +43,16 @@ class RequestMemory:
             self.used += nbytes
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((nbytes, granted))
+        waiting = (nbytes, granted)
+        self._waiting.append(waiting)
         try:
-            await asyncio.wait_for(asyncio.shield(granted), self._wait_seconds)
+            async with asyncio.timeout(self._wait_seconds):
+                await granted
         except BaseException as error:
-            if granted.done():  # in the same moment
+            if not granted.cancelled():  # granted in the very moment in which the wait ended
                 self.release(nbytes)
-            else:
-                self._waiting.remove((nbytes, granted))
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
                 self._grant()
             if not isinstance(error, TimeoutError):
                 raise
@@ -68,8 +70,9 @@ class RequestMemory:
     def _grant(self) -> None:
         while self._waiting and self.used + self._waiting[0][0] <= self.limit:
             nbytes, granted = self._waiting.popleft()
-            self.used += nbytes
-            granted.set_result(None)
+            if not granted.cancelled():
+                self.used += nbytes
+                granted.set_result(None)
 
 
 class Body:
@@ -123,8 +126,8 @@ class Body:
         if nbytes > self._largest:
             raise HttpError(
                 413,
-                f"the body is larger than {self._largest} bytes (server.max_request_bytes): "
-                f"send smaller batches",
+                f"the body is larger than {self._largest} bytes, the least of server.max_request_bytes and "
+                "server.request_memory_bytes: send smaller batches",
             )
         if nbytes > self._reserved:
             await self._memory.reserve(nbytes - self._reserved)

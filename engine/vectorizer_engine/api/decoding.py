@@ -35,12 +35,22 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray | msgspec.R
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Format error in JSON body: {_explain(str(error), where)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not body:
-            raise InvalidRequest("Format error in JSON body: it is empty, expected an object") from None
-        problem = str(error)
-        if problem == "Input data was truncated":
-            problem = f"JSON is malformed: it ends in the middle of a value (byte {len(memoryview(body))})"
-        raise InvalidRequest(f"Format error in JSON body: {where and where + ': '}{problem}") from None
+        problem = f"{where}: {error}" if where else _malformed(body, error)
+        raise InvalidRequest(f"Format error in JSON body: {problem}") from None
+
+
+def _malformed(body: bytes | bytearray | msgspec.Raw, error: Exception) -> str:
+    """Why a whole body is no JSON, and at which byte."""
+    text = bytes(body)
+    if not text:
+        return "it is empty, expected an object"
+    try:
+        text.decode()
+    except UnicodeDecodeError as not_text:
+        return f"it is not UTF-8: {not_text.reason} (byte {not_text.start})"
+    if str(error) == "Input data was truncated":
+        return f"JSON is malformed: it ends in the middle of a value (byte {len(text)})"
+    return str(error)
 
 
 def _explain(message: str, where: str) -> str:

@@ -18,31 +18,38 @@ _C = "/collections/{collection}"
 _P = f"{_C}/points"
 
 
+_READ = frozenset({"timeout", "consistency"})
+"""One node answers for itself, so every read consistency that Qdrant knows holds."""
+
+_WRITE = frozenset({"timeout", "wait", "ordering"})
+"""Writes of one node happen in one order, so every write ordering that Qdrant knows holds."""
+
+_TIMEOUT = frozenset({"timeout"})
+
+
 def _open(method: str, pattern: str, handler: _Handler) -> Route:
     return Route(method=method, pattern=pattern, handler=handler, access=Access.OPEN, where=Where.LOOP)
 
 
-def _read(method: str, pattern: str, handler: _Handler) -> Route:
-    """One node answers for itself, so every read consistency that Qdrant knows holds."""
+def _read(method: str, pattern: str, handler: _Handler, parameters: frozenset[str] = _READ) -> Route:
     return Route(
         method=method,
         pattern=pattern,
         handler=handler,
         access=Access.READ,
         where=Where.READERS,
-        parameters=frozenset({"timeout", "consistency"}),
+        parameters=parameters,
     )
 
 
-def _write(method: str, pattern: str, handler: _Handler) -> Route:
-    """Writes of one node happen in one order, so every write ordering that Qdrant knows holds."""
+def _write(method: str, pattern: str, handler: _Handler, parameters: frozenset[str] = _WRITE) -> Route:
     return Route(
         method=method,
         pattern=pattern,
         handler=handler,
         access=Access.WRITE,
         where=Where.WRITERS,
-        parameters=frozenset({"timeout", "wait", "ordering"}),
+        parameters=parameters,
     )
 
 
@@ -51,14 +58,14 @@ ROUTES: tuple[Route, ...] = (
     _open("GET", "/healthz", service.healthz),
     _open("GET", "/livez", service.livez),
     _open("GET", "/readyz", service.readyz),
-    _read("GET", "/metrics", service.metrics),
-    _read("GET", "/cluster/memory", service.cluster_memory),
-    _read("GET", "/collections", collections.list_collections),
-    _read("GET", _C, collections.describe_collection),
-    _write("PUT", _C, collections.create_collection),
-    _write("PATCH", _C, collections.update_collection),
-    _write("DELETE", _C, collections.delete_collection),
-    _read("GET", f"{_C}/exists", collections.collection_exists),
+    _read("GET", "/metrics", service.metrics, _TIMEOUT),
+    _read("GET", "/cluster/memory", service.cluster_memory, _TIMEOUT),
+    _read("GET", "/collections", collections.list_collections, _TIMEOUT),
+    _read("GET", _C, collections.describe_collection, _TIMEOUT),
+    _write("PUT", _C, collections.create_collection, _TIMEOUT),
+    _write("PATCH", _C, collections.update_collection, _TIMEOUT),
+    _write("DELETE", _C, collections.delete_collection, _TIMEOUT),
+    _read("GET", f"{_C}/exists", collections.collection_exists, _TIMEOUT),
     _write("PUT", _P, points.upsert_points),
     _read("POST", _P, points.retrieve_points),
     _read("GET", f"{_P}/{{id}}", points.get_point),
