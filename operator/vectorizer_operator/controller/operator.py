@@ -98,50 +98,50 @@ class _Operator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run every part until *stop* is set or one of them fails."""
-        options = self._options
-        async with AsyncExitStack() as stack:
-            endpoints = health.application(metrics=self._metrics, alive=self._alive, ready=self._ready)
-            runner = await server.serve(endpoints, host=options.listen, port=options.health_port)
-            stack.push_async_callback(runner.cleanup)
-            webhook = await server.serve(
-                server.application(self._metrics.count_verdicts),
-                host=options.listen,
-                port=options.webhook_port,
-                tls=self._certificate.context,
-            )
-            stack.push_async_callback(webhook.cleanup)
-            logger.info(
-                "vectorizer-operator %s looks after %s; webhook on port %d, health and metrics on port %d",
-                __version__,
-                ", ".join(options.namespaces) or "all namespaces",
-                options.webhook_port,
-                options.health_port,
-            )
-            await self._until(stop)
-            self._stopping = True
-
-    async def _until(self, stop: asyncio.Event) -> None:
         stop_watching = asyncio.Event()
-        parts = {
-            asyncio.create_task(stop.wait(), name="stop"),
-            asyncio.create_task(self._watch(stop, stop_watching), name="watches"),
-            asyncio.create_task(self._lease.lead(self._work), name="leader election"),
-            asyncio.create_task(
-                keeper.show(self._source, self._certificate, written=self._certificate_written),
-                name="webhook certificate",
-            ),
-        }
-        watching = next(part for part in parts if part.get_name() == "watches")
-        ended, others = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-        for part in others - {watching}:
-            part.cancel()
-        await asyncio.wait(parts - {watching})
-        stop_watching.set()
+        async with AsyncExitStack() as serving:
+            await self._serve(serving)
+            watching = asyncio.create_task(self._watch(stop, stop_watching), name="watches")
+            parts = {
+                watching,
+                asyncio.create_task(stop.wait(), name="stop"),
+                asyncio.create_task(self._lease.lead(self._work), name="leader election"),
+                asyncio.create_task(
+                    keeper.show(self._source, self._certificate, written=self._certificate_written),
+                    name="webhook certificate",
+                ),
+            }
+            ended, others = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            self._stopping = True
+            for part in others - {watching}:
+                part.cancel()
+            await asyncio.wait(parts - {watching})
+        stop_watching.set()  # last, as kopf waits for whatever else is still running
         await asyncio.wait({watching})
         for part in ended:
             part.result()
             if not stop.is_set():
                 raise RuntimeError(f"{part.get_name()} ended by itself")
+
+    async def _serve(self, serving: AsyncExitStack) -> None:
+        options = self._options
+        endpoints = health.application(metrics=self._metrics, alive=self._alive, ready=self._ready)
+        runner = await server.serve(endpoints, host=options.listen, port=options.health_port)
+        serving.push_async_callback(runner.cleanup)
+        webhook = await server.serve(
+            server.application(self._metrics.count_verdicts),
+            host=options.listen,
+            port=options.webhook_port,
+            tls=self._certificate.context,
+        )
+        serving.push_async_callback(webhook.cleanup)
+        logger.info(
+            "vectorizer-operator %s looks after %s; webhook on port %d, health and metrics on port %d",
+            __version__,
+            ", ".join(options.namespaces) or "all namespaces",
+            options.webhook_port,
+            options.health_port,
+        )
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -1,0 +1,278 @@
+"""The operator on a real API server, as its users see it: what it makes, repairs, refuses, and leaves alone."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.harness import (
+    CRD,
+    ROOT,
+    Installation,
+    Object,
+    Operator,
+    condition_of,
+    eventually,
+    post_review,
+    versions,
+    without_rules,
+)
+from tests.kube.controlplane import CommandError, ControlPlane
+from vectorizer_operator.api import CLUSTER_LABEL, FIELD_MANAGER
+from vectorizer_operator.kube.client import KubeClient
+
+QUICKSTART: Object = yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text())
+NAME = QUICKSTART["metadata"]["name"]
+CHILDREN = {
+    ("serviceaccount", NAME),
+    ("configmap", f"{NAME}-config"),
+    ("service", NAME),
+    ("service", f"{NAME}-headless"),
+    ("networkpolicy", NAME),
+    ("poddisruptionbudget", NAME),
+    ("statefulset", NAME),
+}
+RULE_BREAKING = {"storage": {"type": "memory", "size": "1Gi"}, "fileWatcher": {"enabled": True}}
+
+
+def cluster(**spec: Any) -> Object:
+    """The quickstart with every child switched on, and *spec* on top."""
+    wanted = {**QUICKSTART["spec"], "podDisruptionBudget": {"enabled": True}, **spec}
+    return {**QUICKSTART, "spec": wanted}
+
+
+def names(installation: Installation) -> set[tuple[str, str]]:
+    """The cluster's children that there are."""
+    kinds = ",".join(sorted({kind for kind, _ in CHILDREN}))
+    found = json.loads(installation.kubectl("get", kinds, "-o", "json", f"--selector={CLUSTER_LABEL}={NAME}"))
+    return {(each["kind"].lower(), each["metadata"]["name"]) for each in found["items"]}
+
+
+def ready_reason(installation: Installation) -> str:
+    return str(condition_of(installation.get("vzc", NAME), "Ready").get("reason"))
+
+
+def is_observed(cluster: Object) -> bool:
+    """Whether the status is about the newest spec."""
+    return bool(cluster["status"]["observedGeneration"] == cluster["metadata"]["generation"])
+
+
+def roll_out(installation: Installation, **spec: Any) -> None:
+    """Apply the cluster and wait until its children and its status are there."""
+    installation.apply(cluster(**spec))
+    eventually(lambda: names(installation) == CHILDREN)
+    eventually(lambda: installation.get("vzc", NAME)["status"].get("replicas") == 1)
+
+
+def at_rest(installation: Installation) -> list[Object]:
+    """What the operator wrote by the time that it has nothing more to write."""
+    before: list[Object] = []
+
+    def settled() -> bool:
+        nonlocal before
+        last, before = before, installation.writes()
+        return bool(before) and len(last) == len(before)
+
+    eventually(settled)
+    return before
+
+
+def test_a_cluster_gets_all_its_children_by_server_side_apply(
+    installation: Installation, operator: Operator
+) -> None:
+    roll_out(installation)
+    uid = installation.get("vzc", NAME)["metadata"]["uid"]
+    for kind, name in CHILDREN:
+        metadata = json.loads(installation.kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))[
+            "metadata"
+        ]
+        assert [owner["uid"] for owner in metadata["ownerReferences"]] == [uid]
+        applied = [each["manager"] for each in metadata["managedFields"] if each["operation"] == "Apply"]
+        assert applied == [FIELD_MANAGER]
+    metadata = installation.get("vzc", NAME)["metadata"]
+    assert "finalizers" not in metadata
+    assert not any("kopf" in annotation for annotation in metadata.get("annotations", {}))
+
+
+@pytest.mark.parametrize("kind_and_name", sorted(CHILDREN), ids=lambda child: "-".join(child))
+def test_a_deleted_child_comes_back(
+    module_installation: Installation, kind_and_name: tuple[str, str]
+) -> None:
+    kind, name = kind_and_name
+    before = module_installation.get(kind, name)["metadata"]["uid"]
+    module_installation.kubectl("delete", kind, name, "--wait=false")
+    eventually(lambda: (kind, name) in names(module_installation))
+    eventually(lambda: module_installation.get(kind, name)["metadata"]["uid"] != before)
+
+
+DRIFT = [
+    ("serviceaccount", NAME, {"automountServiceAccountToken": True}),
+    ("configmap", f"{NAME}-config", {"data": {"config.yml": "cluster: {enabled: false}"}}),
+    ("service", NAME, {"spec": {"selector": {CLUSTER_LABEL: "another"}}}),
+    ("service", f"{NAME}-headless", {"spec": {"publishNotReadyAddresses": False}}),
+    ("networkpolicy", NAME, {"spec": {"podSelector": {"matchLabels": {CLUSTER_LABEL: "another"}}}}),
+    ("poddisruptionbudget", NAME, {"spec": {"maxUnavailable": 9}}),
+    ("statefulset", NAME, {"spec": {"replicas": 3}}),
+    ("statefulset", NAME, {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}),
+    ("configmap", f"{NAME}-config", {"metadata": {"labels": {CLUSTER_LABEL: None}}}),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "patch"), DRIFT, ids=[f"{d[0]}-{next(iter(d[2]))}" for d in DRIFT])
+def test_an_edited_child_is_put_right(
+    module_installation: Installation, kind: str, name: str, patch: Object
+) -> None:
+    before = module_installation.get(kind, name)
+    module_installation.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(patch))
+
+    def repaired() -> bool:
+        now = module_installation.get(kind, name)
+        wanted = {key: before[key] for key in ("spec", "data") if key in before}
+        return {key: now[key] for key in wanted} == wanted and now["metadata"]["labels"] == before[
+            "metadata"
+        ]["labels"]
+
+    eventually(repaired)
+
+
+def test_a_paused_cluster_is_left_alone_and_says_so(installation: Installation, operator: Operator) -> None:
+    roll_out(installation)
+    installation.apply(cluster(paused=True))
+    eventually(lambda: is_observed(installation.get("vzc", NAME)))
+    installation.kubectl("delete", "configmap", f"{NAME}-config")
+    eventually(lambda: ready_reason(installation) == "Paused")
+    message = condition_of(installation.get("vzc", NAME), "Ready")["message"]
+    assert f"to be done when it is false: apply ConfigMap {NAME}-config" in message
+    assert ("configmap", f"{NAME}-config") not in names(installation)
+    installation.apply(cluster())
+    eventually(lambda: names(installation) == CHILDREN)
+
+
+def test_what_got_past_schema_and_webhook_is_held_by_the_guard(
+    installation: Installation, operator: Operator
+) -> None:
+    schema = yaml.safe_load(CRD.read_text())
+    installation.apply(without_rules(schema))
+    try:
+        bad = cluster(**RULE_BREAKING)
+
+        def refused_by_the_webhook() -> str:
+            try:
+                installation.apply(bad)
+            except CommandError as error:
+                return str(error) if "admission webhook" in str(error) else ""
+            installation.kubectl("delete", "vzc", NAME)
+            return ""
+
+        message = eventually(refused_by_the_webhook)
+        assert "CLUSTER_001" in message
+        assert "CLUSTER_002" in message
+        assert "set spec.storage.type to mmap" in message
+        installation.webhook_down()
+        eventually(lambda: _accepted(installation, bad))
+        eventually(lambda: ready_reason(installation) == "MmapStorageRequired")
+        status = installation.get("vzc", NAME)
+        assert condition_of(status, "Ready")["status"] == "False"
+        assert condition_of(status, "Stalled")["status"] == "True"
+        assert "set spec.fileWatcher.enabled to false" in condition_of(status, "Ready")["message"]
+        assert names(installation) == set()
+        events = installation.kubectl("get", "events", f"--field-selector=involvedObject.name={NAME}")
+        assert "MmapStorageRequired" in events
+    finally:
+        installation.apply(schema)
+    good = {"storage": {"type": "mmap", "size": "1Gi"}, "fileWatcher": {"enabled": False}}
+    roll_out(installation, **good)
+
+
+def _accepted(installation: Installation, manifest: Object) -> bool:
+    try:
+        installation.apply(manifest)
+    except CommandError:
+        return False
+    return True
+
+
+def test_deleting_a_cluster_removes_its_children_and_keeps_its_volumes(
+    installation: Installation, operator: Operator
+) -> None:
+    roll_out(installation)
+    eventually(lambda: f"data-{NAME}-0" in installation.kubectl("get", "pvc", "-o", "name"))
+    installation.kubectl("delete", "vzc", NAME)
+    eventually(lambda: names(installation) == set())
+    at_rest(installation)
+    assert names(installation) == set()
+    assert f"data-{NAME}-0" in installation.kubectl("get", "pvc", "-o", "name")
+
+
+async def test_an_operator_that_is_started_again_writes_nothing(
+    installation: Installation, operator: Operator, client: KubeClient
+) -> None:
+    roll_out(installation)
+    writes = at_rest(installation)
+    before = await versions(client, installation.namespace)
+    assert operator.stop() == 0
+    operator.start()
+    eventually(lambda: operator.leads)
+    eventually(lambda: operator.metric("vectorizer_operator_reconcile_duration_seconds_count") >= 1)
+    installation.kubectl("annotate", "vzc", NAME, "unrelated=1")
+    eventually(lambda: operator.metric("vectorizer_operator_reconcile_duration_seconds_count") >= 2)
+    after = await versions(client, installation.namespace)
+    del before["VectorizerCluster", NAME], after["VectorizerCluster", NAME]
+    assert after == before
+    assert installation.writes() == writes
+
+
+async def test_one_of_two_operators_works_and_the_other_takes_over_and_both_answer_the_webhook(
+    installation: Installation, operator: Operator
+) -> None:
+    eventually(lambda: operator.leads)
+    network = installation.control_plane.network
+    other = Operator(installation, name="other", listen=f"127.{network}.0.77").start()
+    try:
+        assert not other.leads
+        secret = installation.get("secret", installation.webhook_secret)
+        ca = base64.b64decode(secret["data"]["ca.crt"])
+        review = {"request": {"uid": "u-1", "object": cluster(**RULE_BREAKING)}}
+        for each in (operator, other):
+            answer = await post_review(each, ca=ca, host=installation.webhook_host, review=review)
+            assert answer["response"]["allowed"] is False
+        operator.kill()
+        eventually(lambda: other.leads, seconds=60, why=other.log)
+        installation.webhook_down()
+        roll_out(installation)
+    finally:
+        other.stop()
+
+
+def test_a_clean_stop_hands_over_at_once(installation: Installation, operator: Operator) -> None:
+    network = installation.control_plane.network
+    other = Operator(installation, name="other", listen=f"127.{network}.0.77").start()
+    try:
+        eventually(lambda: operator.leads)
+        operator.stop()
+        eventually(lambda: other.leads, seconds=5, why=other.log)
+    finally:
+        other.stop()
+    assert "released the Lease" in operator.log()
+
+
+def test_a_missing_definition_is_waited_for(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    installation = Installation(control_plane, namespace, tmp_path)
+    control_plane.kubectl("delete", "crd", "vectorizerclusters.vectorizer.io")
+    operator = Operator(installation).start(wait=False)
+    try:
+        eventually(lambda: "is not installed, waiting" in operator.log())
+        eventually(lambda: operator.ask("/healthz") == "ok\n")
+        assert "not every watch is open yet" in (operator.ask("/readyz") or "")
+        installation.apply(yaml.safe_load(CRD.read_text()))
+        eventually(lambda: operator.ask("/readyz") == "ok\n", why=operator.log)
+        eventually(lambda: _accepted(installation, cluster()), why=operator.log)
+        eventually(lambda: names(installation) == CHILDREN)
+    finally:
+        operator.stop()
+        installation.remove_cluster_wide()
