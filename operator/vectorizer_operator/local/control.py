@@ -25,24 +25,30 @@ class LocalError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """A cluster that is to run: the objects that the operator would apply, and what else its pods refer to."""
+    """A cluster that is to run: the objects that the operator would apply, and what else its pods refer to.
+
+    A paused one is left as it is, running or not.
+    """
 
     name: str
     objects: Sequence[Mapping[str, Any]]
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    paused: bool = False
 
 
 def bring_up(folder: StateFolder, wishes: Iterable[Wish]) -> dict[str, int]:
     """Write down what is to run and start the supervisor if none lives. What did not change is left alone.
 
-    Returns the generation to wait for, by cluster. Raises OSError when the folder cannot be written.
+    Returns the generation to wait for of each that is not paused. Raises OSError when the folder cannot be written.
     """
     folder.create()
     with folder.locked():
         known = folder.desired()
         generations = {}
         for wish in wishes:
+            if wish.paused:
+                continue
             before = known.get(wish.name)
             now = Desired(
                 name=wish.name,
@@ -58,7 +64,7 @@ def bring_up(folder: StateFolder, wishes: Iterable[Wish]) -> dict[str, int]:
                 folder.write_desired(now)
             known[wish.name] = now
             generations[wish.name] = now.generation
-        lock = folder.take_supervisor_lock()
+        lock = folder.take_supervisor_lock() if generations else None
         if lock is not None:
             _start_supervisor(folder, lock)
     folder.wake()

@@ -1,0 +1,280 @@
+"""`vectorizerctl local`: up, status, logs, down.
+
+Not for what they do (`control.py`): here options are read and results are said.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import yaml
+from rich.console import Console
+
+from vectorizer_operator.ctl.report import Report
+from vectorizer_operator.ctl.validate import say
+from vectorizer_operator.local import control
+from vectorizer_operator.local.control import LocalError
+from vectorizer_operator.local.state import ClusterStatus, StateFolder, default_folder
+from vectorizer_operator.local.wishes import Refused, ignored, read_wishes
+
+
+@click.group("local")
+def local() -> None:
+    """Run clusters on this machine, without Kubernetes.
+
+    The objects are those that the operator would apply; the pods of their StatefulSets run as local processes, with
+    folders for volumes, kept running by a background process that ends with the last of them.
+    """
+
+
+def _dir_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--dir",
+        "folder",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of state, logs and data.  [default: $XDG_DATA_HOME/vectorizer/local, which usually is "
+        "~/.local/share/vectorizer/local]",
+    )(command)
+
+
+@local.command("up")
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    required=True,
+    help="File or folder with clusters, or - for stdin.",
+)
+@click.option(
+    "--timeout", default=120.0, show_default=True, help="Seconds to wait until the clusters are ready."
+)
+@_dir_option
+def up(files: Sequence[str], timeout: float, folder: Path | None) -> None:
+    """Start the clusters of FILE, or bring those that run to what FILE says now.
+
+    Secrets and ConfigMaps in FILE are there for the pods that refer to them. A file that breaks a rule changes
+    nothing. Returns when every cluster is ready.
+    """
+    state = StateFolder(folder or default_folder())
+    began = time.monotonic()
+    with _failures():
+        try:
+            wishes, report = read_wishes(files)
+        except Refused as refused:
+            say(refused.report)
+            sys.exit(refused.report.exit_status)
+        _warn(report)
+        before = {cluster.name: cluster for cluster in control.clusters(state)}
+        generations = control.bring_up(state, wishes)
+        with _progress() as progress:
+            ready = control.wait_until_ready(state, generations, timeout=timeout, progress=progress)
+    for wish in wishes:
+        if wish.paused:
+            click.echo(f"{wish.name}: nothing was changed, spec.paused is true")
+    for cluster in ready:
+        if not cluster.pods:
+            click.echo(f"{cluster.name} is up, without a pod: spec.replicas is 0")
+        elif before.get(cluster.name) == cluster:
+            click.echo(f"{cluster.name} runs unchanged at {cluster.endpoint}")
+        else:
+            click.echo(
+                f"{cluster.name} is ready at {cluster.endpoint} after {time.monotonic() - began:.1f} s"
+            )
+    _hints(ready, state, given=folder)
+
+
+@local.command("status")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
+)
+@_dir_option
+def status(output: str, folder: Path | None) -> None:
+    """Show the clusters that are up and their pods."""
+    state = StateFolder(folder or default_folder())
+    with _failures():
+        clusters = control.clusters(state)
+        supervised = not clusters or state.supervised()
+    if output == "json":
+        click.echo(json.dumps(_document(clusters), indent=2))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(_document(clusters), sort_keys=False), nl=False)
+    elif not clusters:
+        click.echo("no cluster is up: start one with `vectorizerctl local up -f FILE`")
+    else:
+        _table(clusters)
+        if not supervised:
+            click.echo(
+                "Nothing runs: the supervisor has ended, as after a restart of this machine. "
+                "`vectorizerctl local up -f FILE` starts everything again, with its data."
+            )
+
+
+@local.command("logs")
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the cluster is down or Ctrl-C.")
+@_dir_option
+def logs(name: str | None, follow: bool, folder: Path | None) -> None:
+    """Print what the pods of a cluster have logged, over all their restarts."""
+    state = StateFolder(folder or default_folder())
+    with _failures():
+        name = name or _only(control.clusters(state))
+        if name not in state.desired():
+            raise LocalError(f"there is no cluster {name!r} in {state.path}")
+        offsets: dict[Path, int] = {}
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one stops following
+            while True:
+                up = name in {cluster.name for cluster in control.clusters(state)}
+                paths = control.logs(state, name)
+                for path, text in control.read_on(paths, offsets):
+                    prefix = f"{path.parent.name}/{path.stem}: " if len(paths) > 1 else ""
+                    click.echo("".join(f"{prefix}{line}\n" for line in text.splitlines()), nl=False)
+                if not (follow and up):
+                    break
+                time.sleep(control.POLL_SECONDS)
+
+
+@local.command("down")
+@click.argument("name", required=False)
+@click.option("--delete-data", is_flag=True, help="Delete its volumes as well, for good.")
+@_dir_option
+def down(name: str | None, delete_data: bool, folder: Path | None) -> None:
+    """Stop cluster NAME, or all of them. Their data is kept for the next `up`."""
+    state = StateFolder(folder or default_folder())
+    with _failures():
+        known = state.desired()
+        if name is not None and name not in known:
+            raise LocalError(f"there is no cluster {name!r} in {state.path}")
+        names = [name] if name else [each for each in known if delete_data or known[each].up]
+        if not names:
+            click.echo("no cluster is up")
+            return
+        control.take_down(state, names)
+        for each in names:
+            if delete_data:
+                control.delete_data(state, each)
+                click.echo(f"{each} is down, its data deleted")
+            else:
+                click.echo(f"{each} is down, its data is kept in {state.data(each)}")
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except LocalError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)
+
+
+def _warn(report: Report) -> None:
+    for cluster in report.clusters:
+        for finding in cluster.findings:
+            click.echo(
+                f"{cluster.source}:{finding.line}: {cluster.name}: warning: {finding.message}", err=True
+            )
+    for other in ignored(report):
+        click.echo(
+            f"{other.source}:{other.line}: {other.kind} {other.name}: means nothing here, ignored", err=True
+        )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Sequence[ClusterStatus]], None]]:
+    """Shows how far the clusters are: in place on a terminal, elsewhere a line for each change."""
+    console = Console(stderr=True)
+    said = ""
+    spinner = console.status("starting") if console.is_terminal else None
+
+    def show(clusters: Sequence[ClusterStatus]) -> None:
+        nonlocal said
+        text = ", ".join(_in_words(cluster) for cluster in clusters if not cluster.ready)
+        if text and text != said:
+            said = text
+            if spinner:
+                spinner.update(text)
+            else:
+                click.echo(text, err=True)
+
+    with spinner or contextlib.nullcontext():
+        yield show
+
+
+def _in_words(cluster: ClusterStatus) -> str:
+    if not cluster.pods:
+        return f"{cluster.name}: starting"
+    return f"{cluster.name}: {sum(pod.ready for pod in cluster.pods)} of {len(cluster.pods)} pods ready"
+
+
+def _table(clusters: Sequence[ClusterStatus]) -> None:
+    rows = [("CLUSTER", "READY", "ENDPOINT", "POD", "PID", "RESTARTS")]
+    for cluster in clusters:
+        head = (cluster.name, "yes" if cluster.ready else "no", cluster.endpoint or "-")
+        for pod in cluster.pods:
+            rows.append((*head, pod.name, str(pod.pid or "-"), str(pod.restarts)))
+            head = ("", "", "")
+        if not cluster.pods:
+            rows.append((*head, "-", "-", "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for pod in (pod for cluster in clusters for pod in cluster.pods if pod.message and not pod.ready):
+        click.echo(f"{pod.name}: {pod.message}")
+
+
+def _document(clusters: Sequence[ClusterStatus]) -> dict[str, Any]:
+    """What -o json and -o yaml print: a promise to programs."""
+    return {
+        "clusters": [
+            {
+                "name": cluster.name,
+                "endpoint": cluster.endpoint,
+                "ready": cluster.ready,
+                "pods": [
+                    {
+                        "name": pod.name,
+                        "address": pod.address,
+                        "pid": pod.pid,
+                        "ready": pod.ready,
+                        "restarts": pod.restarts,
+                        "message": pod.message,
+                    }
+                    for pod in cluster.pods
+                ],
+            }
+            for cluster in clusters
+        ]
+    }
+
+
+def _only(clusters: Sequence[ClusterStatus]) -> str:
+    if len(clusters) != 1:
+        names = ", ".join(cluster.name for cluster in clusters) or "none"
+        raise LocalError(f"name a cluster; up are: {names}")
+    return clusters[0].name
+
+
+def _hints(clusters: Sequence[ClusterStatus], state: StateFolder, *, given: Path | None) -> None:
+    cluster = next((cluster for cluster in clusters if cluster.endpoint), None)
+    if cluster is None:
+        return
+    where = f" --dir {state.path}" if given else ""
+    click.echo(
+        "\nTry:\n"
+        f"  curl {cluster.endpoint}/cluster/memory\n"
+        f'  QdrantClient("{cluster.endpoint}")  in Python, with the unmodified qdrant-client\n'
+        f"  vectorizerctl local status{where}\n"
+        f"  vectorizerctl local logs {cluster.name} -f{where}\n"
+        f"  vectorizerctl local down {cluster.name}{where}"
+    )
