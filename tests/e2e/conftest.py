@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Installation, Operator, connection
+from tests.e2e.harness import Installation, Operator
 from tests.kube.controlplane import ControlPlane
+from tests.operator.connections import connect
 from vectorizer_operator.kube.client import KubeClient
 
 
@@ -29,7 +30,7 @@ def operator(installation: Installation) -> Iterator[Operator]:
 @pytest.fixture
 async def client(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
     """The API server, as administrator."""
-    async with KubeClient(await connection(control_plane.kubeconfig)) as client:
+    async with KubeClient(await connect(control_plane)) as client:
         yield client
 
 

@@ -22,12 +22,10 @@ from typing import Any, Self
 
 import aiohttp
 import yaml
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import load_kube_config
 
 from tests.kube.controlplane import ControlPlane
+from tests.operator.connections import connect
 from vectorizer_operator.kube.client import KubeClient
-from vectorizer_operator.kube.connection import Connection
 from vectorizer_operator.kube.resources import CHILDREN, CLAIMS, CLUSTERS, PODS
 from vectorizer_operator.local.container import dying_with_parent
 
@@ -242,17 +240,11 @@ def condition_of(cluster: Object, kind: str) -> Object:
     return next((each for each in conditions if each["type"] == kind), {})
 
 
-async def connection(kubeconfig: Path) -> Connection:
-    configuration = Configuration()
-    await load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    return Connection(configuration, user_agent="tests")
-
-
 @asynccontextmanager
 async def recording(control_plane: ControlPlane, namespace: str, name: str) -> AsyncIterator[Recorder]:
     """Watch the cluster *name* while the block runs."""
     recorder = Recorder()
-    server = await connection(control_plane.kubeconfig)
+    server = await connect(control_plane)
 
     async def watch() -> None:
         url = f"{server.server}{CLUSTERS.path(namespace=namespace)}"
