@@ -50,6 +50,8 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
 
 def _mapping_difference(wanted: Mapping[str, Any], live: Mapping[str, Any], path: str) -> str | None:
     for key, value in wanted.items():
+        if key == RENDERED_HASH_ANNOTATION:
+            continue  # compared by itself: it tells a new wish, not drift
         found = difference(value, live.get(key), f"{path}.{key}" if path else key)
         if found is not None:
             return found

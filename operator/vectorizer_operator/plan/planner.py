@@ -200,7 +200,7 @@ def _status(
         "selector": ",".join(f"{key}={value}" for key, value in labels.items()),
         "endpoint": f"http://{metadata['name']}.{metadata.get('namespace', 'default')}.svc:{PORT}",
     }
-    images = {pod.image for pod in pods}
+    images = {pod.image for pod in pods if pod.image}
     version = images.pop() if len(images) == 1 else before.get("currentVersion")
     if version:
         status["currentVersion"] = version
@@ -233,13 +233,15 @@ def _memory_verdict(cluster: VectorizerCluster) -> Verdict:
 
 
 def _pods(observed: Observed, live: Object | None) -> list[Pod]:
-    """The pods that are the StatefulSet's, or were left to its successor."""
+    """The pods that are the StatefulSet's, or were left by it to its successor."""
     uid = live["metadata"]["uid"] if live else None
     own = []
-    for pod in observed.pods:
-        owners = [ref["uid"] for ref in pod["metadata"].get("ownerReferences") or () if ref.get("controller")]
-        if not owners or owners == [uid]:
-            own.append(Pod(pod))
+    for pod in map(Pod, observed.pods):
+        references = pod.object["metadata"].get("ownerReferences") or ()
+        owners = [reference["uid"] for reference in references if reference.get("controller")]
+        orphaned = not owners and pod.name == f"{observed.cluster['metadata']['name']}-{pod.ordinal}"
+        if orphaned or owners == [uid]:
+            own.append(pod)
     return sorted(own, key=lambda pod: pod.ordinal)
 
 

@@ -12,7 +12,7 @@ from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.cluster.validator import Violation
 from vectorizer_operator.api.constants import CLUSTER_LABEL, KIND
 from vectorizer_operator.api.problems import Problem
-from vectorizer_operator.manifests import Manifest, child_refs
+from vectorizer_operator.manifests import Manifest
 from vectorizer_operator.plan.model import Object, Observed
 from vectorizer_operator.plan.pods import Pod
 
@@ -126,10 +126,6 @@ def is_owned(live: Object, cluster_metadata: Mapping[str, Any]) -> bool:
     if owner is not None:
         return bool(owner.get("uid") == cluster_metadata.get("uid"))
     return bool((live["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == cluster_metadata["name"])
-
-
-def is_child_name(cluster: str, kind: str, name: str) -> bool:
-    return any((ref.kind, ref.name) == (kind, name) for ref in child_refs(cluster))
 
 
 def claim_size(claim: Object) -> str:

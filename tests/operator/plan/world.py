@@ -1,0 +1,232 @@
+"""A world small enough to think about: one cluster, an API server that keeps what is applied, the StatefulSet
+controller and the kubelet, each as a step that a test takes when it likes.
+
+It follows the real ones in what a plan can see: generations, revisions, ownership, immutable claim templates, values
+that the server fills in. It is for the plan's logic; the operator's loop is tested on the real API server.
+"""
+
+import copy
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from vectorizer_operator.plan import Apply, Delete, ExpandVolume, Observed, Plan, plan
+from vectorizer_operator.plan.planner import PROGRESS_DEADLINE
+from vectorizer_operator.plan.status import timestamp
+
+IMAGE = "engine:1"
+NAME = "demo"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class World:
+    def __init__(self, **spec: Any) -> None:
+        self.now = START
+        self.default_image = IMAGE
+        self.children: dict[tuple[str, str], dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.pvcs: dict[str, dict[str, Any]] = {}
+        self.broken_images: set[str] = set()
+        self._uids = 0
+        self.cluster: dict[str, Any] = {
+            "apiVersion": "vectorizer.io/v1",
+            "kind": "VectorizerCluster",
+            "metadata": {"name": NAME, "namespace": "default", "uid": self._uid(), "generation": 1},
+            "spec": spec,
+            "status": {"observedGeneration": -1},
+        }
+
+    # What a user does
+
+    def edit(self, **spec: Any) -> None:
+        """Replace whole sections of the spec; None takes one away."""
+        before = copy.deepcopy(self.cluster["spec"])
+        self.cluster["spec"] = {k: v for k, v in {**before, **spec}.items() if v is not None}
+        if before != self.cluster["spec"]:
+            self.cluster["metadata"]["generation"] += 1
+
+    # What the operator does
+
+    def look(self) -> Plan:
+        return plan(self.observed(), now=self.now, default_image=self.default_image)
+
+    def observed(self) -> Observed:
+        return Observed(
+            cluster=copy.deepcopy(self.cluster),
+            children=copy.deepcopy(self.children),
+            pods=copy.deepcopy(list(self.pods.values())),
+            pvcs=copy.deepcopy(list(self.pvcs.values())),
+        )
+
+    def operate(self) -> Plan:
+        """One round: plan, act, report."""
+        planned = self.look()
+        for action in planned.actions:
+            self._execute(action)
+        self.cluster["status"] = copy.deepcopy(planned.status)
+        return planned
+
+    def _execute(self, action: Apply | Delete | ExpandVolume) -> None:
+        if isinstance(action, Apply):
+            self._apply(action.manifest)
+        elif isinstance(action, ExpandVolume):
+            self.pvcs[action.name]["spec"]["resources"]["requests"]["storage"] = action.size
+        elif action.kind == "Pod":
+            assert self.pods[action.name]["metadata"]["uid"] == action.uid
+            self.pods[action.name]["metadata"]["deletionTimestamp"] = timestamp(self.now)
+        else:
+            live = self.children.pop((action.kind, action.name))
+            assert live["metadata"]["uid"] == action.uid
+            if action.kind == "StatefulSet":
+                assert action.propagation == "Orphan", "deleting a StatefulSet must not take its pods"
+                for pod in self.pods.values():
+                    pod["metadata"]["ownerReferences"] = []
+
+    def _apply(self, manifest: dict[str, Any]) -> None:
+        manifest = json.loads(json.dumps(manifest))
+        key = (manifest["kind"], manifest["metadata"]["name"])
+        live = self.children.get(key)
+        if live is None:
+            manifest["metadata"] |= {"uid": self._uid(), "generation": 1}
+            self.children[key] = self._filled_in(manifest)
+            return
+        before = copy.deepcopy(live.get("spec"))
+        if key[0] == "StatefulSet":
+            # As the API server does: these fields can never change.
+            for field in ("volumeClaimTemplates", "selector", "serviceName", "podManagementPolicy"):
+                assert manifest["spec"][field] == live["spec"][field], f"{field} is immutable"
+        foreign = {k: v for k, v in live["metadata"]["annotations"].items() if k.startswith("other/")}
+        kept = {k: live["metadata"][k] for k in ("uid", "generation")}
+        status = live.get("status")
+        live.clear()
+        live.update(self._filled_in(manifest))
+        live["metadata"] |= kept
+        live["metadata"]["annotations"] |= foreign
+        if status is not None:
+            live["status"] = status
+        if live.get("spec") != before:
+            live["metadata"]["generation"] += 1
+
+    def _filled_in(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """With values of the server's own, which must not look like drift."""
+        if manifest["kind"] == "StatefulSet":
+            manifest["spec"]["template"]["spec"] |= {"dnsPolicy": "ClusterFirst", "restartPolicy": "Always"}
+        if manifest["kind"] == "Service" and "clusterIP" not in manifest["spec"]:
+            manifest["spec"]["clusterIP"] = "127.0.0.9"
+        return manifest
+
+    # What Kubernetes does
+
+    @property
+    def stateful_set(self) -> dict[str, Any] | None:
+        return self.children.get(("StatefulSet", NAME))
+
+    def control(self) -> bool:
+        """The StatefulSet controller's turn. Whether it changed anything."""
+        live = self.stateful_set
+        for name, pod in list(self.pods.items()):
+            if "deletionTimestamp" in pod["metadata"]:
+                del self.pods[name]
+                return True
+        if live is None:
+            return False
+        revision = _hash(live["spec"]["template"])
+        seen = {"observedGeneration": live["metadata"]["generation"], "updateRevision": f"{NAME}-{revision}"}
+        if live.get("status") != seen:
+            live["status"] = seen
+            return True
+        for pod in self.pods.values():
+            if not pod["metadata"]["ownerReferences"]:
+                pod["metadata"]["ownerReferences"] = [self._owner(live)]
+                return True
+        for ordinal in range(live["spec"]["replicas"]):
+            if f"{NAME}-{ordinal}" not in self.pods:
+                self._create_pod(live, ordinal)
+                return True
+        for name, pod in self.pods.items():
+            if int(name.rpartition("-")[2]) >= live["spec"]["replicas"]:
+                pod["metadata"]["deletionTimestamp"] = timestamp(self.now)
+                return True
+        return False
+
+    def _create_pod(self, live: dict[str, Any], ordinal: int) -> None:
+        name = f"{NAME}-{ordinal}"
+        template = copy.deepcopy(live["spec"]["template"])
+        self.pods[name] = {
+            "metadata": {
+                **template["metadata"],
+                "labels": {
+                    **template["metadata"]["labels"],
+                    "controller-revision-hash": live["status"]["updateRevision"],
+                },
+                "name": name,
+                "uid": self._uid(),
+                "creationTimestamp": timestamp(self.now),
+                "ownerReferences": [self._owner(live)],
+            },
+            "spec": template["spec"],
+            "status": {"conditions": [{"type": "PodScheduled", "status": "True"}]},
+        }
+        claim = live["spec"]["volumeClaimTemplates"][0]
+        self.pvcs.setdefault(
+            f"data-{name}",
+            {"metadata": {"name": f"data-{name}", "uid": self._uid()}, "spec": copy.deepcopy(claim["spec"])},
+        )
+
+    def run_pods(self) -> bool:
+        """The kubelet's turn: pods whose image works become ready, the others say what is wrong."""
+        changed = False
+        for pod in self.pods.values():
+            works = pod["spec"]["containers"][0]["image"] not in self.broken_images
+            if "deletionTimestamp" not in pod["metadata"]:
+                changed |= self.report_pod(pod, ready=works)
+        return changed
+
+    def report_pod(self, pod: dict[str, Any], *, ready: bool) -> bool:
+        waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+        state = {"running": {}} if ready else {"waiting": waiting}
+        conditions = {condition["type"]: condition for condition in pod["status"]["conditions"]}
+        before = conditions.get("Ready", {})
+        if before.get("status") == str(ready):
+            return False
+        conditions["Ready"] = {
+            "type": "Ready",
+            "status": str(ready),
+            "lastTransitionTime": timestamp(self.now),
+        }
+        pod["status"] = {
+            "conditions": list(conditions.values()),
+            "containerStatuses": [{"name": "engine", "state": state}],
+        }
+        return True
+
+    def settle(self, rounds: int = 60) -> Plan:
+        """Let everybody take turns until nobody has anything to do."""
+        for _ in range(rounds):
+            before = copy.deepcopy(self.cluster["status"])
+            planned = self.operate()
+            busy = bool(planned.actions) or before != self.cluster["status"]
+            busy |= self.control()
+            busy |= self.run_pods()
+            self.now += timedelta(seconds=1)
+            if not busy:
+                return planned
+        raise AssertionError(f"not settled after {rounds} rounds: {self.cluster['status']}")
+
+    def wait_past_the_deadline(self) -> None:
+        self.now += PROGRESS_DEADLINE
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        return next(c for c in self.cluster["status"]["conditions"] if c["type"] == kind)
+
+    def _owner(self, live: dict[str, Any]) -> dict[str, Any]:
+        return {"kind": "StatefulSet", "name": NAME, "uid": live["metadata"]["uid"], "controller": True}
+
+    def _uid(self) -> str:
+        self._uids += 1
+        return f"uid-{self._uids}"
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
