@@ -1,0 +1,151 @@
+"""The application without a process: states and failures that a healthy engine does not show."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from vectorizer_engine import errors
+from vectorizer_engine.api import app as app_module
+from vectorizer_engine.api.app import Application
+from vectorizer_engine.api.auth import Access
+from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.call import Call, Engine
+from vectorizer_engine.api.router import Route, Where
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.config import Config
+from vectorizer_engine.metrics import Metrics, process_memory
+
+LIMIT = 1024
+
+
+@pytest.fixture
+def recovering() -> Engine:
+    """An engine that has not opened its data yet."""
+    return Engine(
+        config=Config(),
+        memory=CacheMemoryManager(LIMIT),
+        metrics=Metrics(),
+        request_memory=RequestMemory(LIMIT),
+    )
+
+
+@pytest.fixture
+async def http(recovering: Engine) -> AsyncIterator[httpx.AsyncClient]:
+    application: Any = Application(recovering)
+    transport = httpx.ASGITransport(application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+        yield client
+    application.close()
+
+
+async def test_an_engine_that_recovers_its_data_is_alive_but_not_ready(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/livez")).status_code == 200
+    assert (await http.get("/readyz")).status_code == 503
+    refused = await http.get("/collections")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "recovering its data" in refused.json()["status"]["error"]
+    assert "vectorizer_collections" not in (await http.get("/metrics")).text
+
+
+def _raise(error: Exception) -> Callable[[Call], Any]:
+    def handler(call: Call) -> Any:
+        raise error
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (errors.StorageFull("no space left for collection 'a'"), 507, "no space left"),
+        (errors.StorageFailure("the disk does not answer"), 500, "the disk does not answer"),
+        (errors.StoreClosed("the store is closed"), 503, "the store is closed"),
+        (KeyError("secret detail"), 500, "internal error: the engine's log says more"),
+    ],
+)
+async def test_failures_of_the_machine_have_their_status(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recovering: Engine,
+    error: Exception,
+    status: int,
+    says: str,
+) -> None:
+    async with serving(monkeypatch, recovering, _raise(error)) as client:
+        answer = await client.get("/test")
+    assert says in answer.json()["status"]["error"]
+    assert answer.status_code == status
+    assert "secret detail" not in answer.text
+    assert bool(caplog.records) == (status == 500)
+
+
+async def test_a_reservation_that_can_never_fit_has_the_rules_body(
+    monkeypatch: pytest.MonkeyPatch, recovering: Engine
+) -> None:
+    error = errors.CacheMemoryLimitExceeded(what="the batch", requested=2048, limit=LIMIT)
+    async with serving(monkeypatch, recovering, _raise(error)) as client:
+        answer = await client.get("/test")
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["error"]) == (
+        422,
+        "CLUSTER_003",
+        "CacheMemoryLimitExceeded",
+    )
+    assert body["details"]["current_value"] == 2048
+    assert body["details"]["required_value"] == "1..1024 bytes"
+
+
+async def test_a_request_with_a_timeout_is_answered_in_time(
+    monkeypatch: pytest.MonkeyPatch, recovering: Engine
+) -> None:
+    release = threading.Event()
+    async with serving(monkeypatch, recovering, lambda call: release.wait(30)) as client:
+        late = await client.get("/test?timeout=1")
+        release.set()
+        in_time = await client.get("/test?timeout=1")
+    assert (late.status_code, "not done within timeout=1" in late.text) == (408, True)
+    assert (in_time.status_code, in_time.json()["result"]) == (200, True)
+
+
+async def test_a_client_that_goes_away_gets_no_answer_and_is_no_error(
+    recovering: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError("an answer was sent")
+
+    headers = [(b"transfer-encoding", b"chunked")]
+    path = b"/collections/a/points"
+    scope = {"type": "http", "method": "PUT", "raw_path": path, "query_string": b"", "headers": headers}
+    await Application(recovering)(scope, receive, send)
+    assert caplog.records == []
+
+
+def serving(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, handler: Callable[[Call], Any]
+) -> httpx.AsyncClient:
+    """The application with one route, GET /test."""
+    route = Route(
+        method="GET",
+        pattern="/test",
+        handler=handler,
+        access=Access.READ,
+        where=Where.READERS,
+        parameters=frozenset({"timeout"}),
+    )
+    monkeypatch.setattr(app_module, "ROUTES", (route,))
+    application: Any = Application(engine)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://engine")
+
+
+def test_without_linuxs_accounting_there_are_no_figures_of_the_process(tmp_path: Any) -> None:
+    assert process_memory(tmp_path / "status") is None
+    figures = process_memory()
+    assert figures is None or figures.anonymous > 1_000_000
