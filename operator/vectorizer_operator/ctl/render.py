@@ -4,13 +4,12 @@ import json
 import sys
 
 import click
-import yaml
 
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.ctl.documents import Document, read
 from vectorizer_operator.ctl.report import examine, is_cluster
 from vectorizer_operator.ctl.validate import say
-from vectorizer_operator.manifests import render
+from vectorizer_operator.manifests import as_yaml, render
 
 
 @click.command("render")
@@ -46,4 +45,4 @@ def render_command(files: tuple[str, ...], image: str | None, output: str) -> No
     if output == "json":
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
     else:
-        click.echo(yaml.safe_dump_all(objects, sort_keys=False), nl=False)
+        click.echo(as_yaml(objects), nl=False)

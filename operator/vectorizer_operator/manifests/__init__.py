@@ -4,5 +4,6 @@ objects, byte for byte, in this release and the next ones (a changed pod templat
 from vectorizer_operator.manifests.common import ChildRef, Manifest, selector
 from vectorizer_operator.manifests.config_map import config_yaml
 from vectorizer_operator.manifests.render import child_refs, render
+from vectorizer_operator.manifests.text import as_yaml
 
-__all__ = ["ChildRef", "Manifest", "child_refs", "config_yaml", "render", "selector"]
+__all__ = ["ChildRef", "Manifest", "as_yaml", "child_refs", "config_yaml", "render", "selector"]
