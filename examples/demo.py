@@ -17,12 +17,15 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from qdrant_client import QdrantClient, models
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data"
@@ -56,6 +59,8 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="vectorizer-demo-") as folder,
             cluster(Path(folder)) as endpoint,
         ):
+            from qdrant_client import QdrantClient  # takes a second: not before there is something to see
+
             client = QdrantClient(endpoint, timeout=30)
             load(client)
             ask(client)
@@ -90,8 +95,10 @@ def cluster(folder: Path) -> Iterator[str]:
         vectorizerctl("local", "down", "--dir", str(folder))
 
 
-def load(client: QdrantClient) -> None:
+def load(client: "QdrantClient") -> None:
     """Upsert every package with its payload, in batches, each on disk before the next is sent."""
+    from qdrant_client import models
+
     heading("2. Real data: Debian's packages, by the embeddings of their descriptions")
     vectors = np.load(DATA / "packages.f16.npy").astype(np.float32)
     with gzip.open(DATA / "packages.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -111,7 +118,7 @@ def load(client: QdrantClient) -> None:
             progress.advance(task, len(rows))
 
 
-def ask(client: QdrantClient) -> None:
+def ask(client: "QdrantClient") -> None:
     heading("3. Questions, answered by meaning")
     with (DATA / "demo-queries.jsonl").open(encoding="utf-8") as lines:
         vectors = {query["text"]: query["vector"] for query in map(json.loads, lines)}

@@ -88,12 +88,19 @@ class StateFolder:
     def pods(self, name: str) -> Path:
         return self.cluster(name) / "pods"
 
+    def lock(self) -> int:
+        """Hold the lock until the file descriptor is closed. Waits for whoever holds it, which is never long."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock; waits for whoever holds it, which is never for long."""
-        with (self.path / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        descriptor = self.lock()
+        try:
             yield
+        finally:
+            os.close(descriptor)
 
     def take_supervisor_lock(self) -> int | None:
         """An open file descriptor that holds the supervisor's lock; None while a supervisor lives.

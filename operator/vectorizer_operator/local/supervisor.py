@@ -168,9 +168,8 @@ def _pod_status(name: str, pod: _Pod, revision: str) -> PodStatus:
 class Supervisor:
     """Holds a worker for each cluster that is up, and the folder's status."""
 
-    def __init__(self, folder: StateFolder, lock: int) -> None:
+    def __init__(self, folder: StateFolder) -> None:
         self._folder = folder
-        self._lock = lock
         self._woken = asyncio.Event()
         self._stopping = False
         self._dirty = asyncio.Event()
@@ -214,14 +213,15 @@ class Supervisor:
         self._dirty.set()
 
     def _nothing_left(self) -> bool:
-        """Give up the lock if no cluster is up; under the folder's lock, so that no `up` counts on this process."""
+        """Whether no cluster is up. Then the folder's lock is kept until this process is gone, like the supervisor's:
+        an `up` waits that long and starts another, and who waits for the end does not see it half done."""
         if not all(task.done() for task in self._tasks.values()):
             return False
-        with self._folder.locked():
-            if any(cluster.up for cluster in self._folder.desired().values()):
-                return False
-            self._folder.write_status(Status())
-            os.close(self._lock)
+        lock = self._folder.lock()
+        if any(cluster.up for cluster in self._folder.desired().values()):
+            os.close(lock)
+            return False
+        self._folder.write_status(Status())
         return True
 
     async def _publish(self) -> None:
@@ -260,8 +260,8 @@ def _open_pipe(path: Path) -> int:
 
 def main() -> None:
     folder, lock = Path(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(lock, False)
-    asyncio.run(Supervisor(StateFolder(folder), lock).run())
+    os.set_inheritable(lock, False)  # held by this process alone, and until its end
+    asyncio.run(Supervisor(StateFolder(folder)).run())
 
 
 if __name__ == "__main__":
