@@ -264,19 +264,28 @@ async def test_variables_are_resolved_and_expanded_as_kubernetes_does(
     assert "VECTORIZER__CLUSTER__ENABLED" not in seen, "a pod does not see the settings of its surroundings"
 
 
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a shell script in the place of a console script, which lies beside this Python."""
+
+    def place(name: str, line: str) -> None:
+        program = tmp_path / "bin" / name
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+        program.with_name("python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+        monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+
+    return place
+
+
 async def test_the_engine_is_told_its_address_port_and_data_folder(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, stand_in: Callable[[str, str], None]
 ) -> None:
-    """In Kubernetes it gets them from its network namespace and its mount; `vectorizer` stands in on PATH here."""
-    program = tmp_path / "bin" / "vectorizer"
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -I -S {SERVER} "$VECTORIZER__SERVER__HOST" "$VECTORIZER__SERVER__PORT"\n'
+    python = sys.executable
+    stand_in(
+        "vectorizer", f'exec {python} -IS {SERVER} "$VECTORIZER__SERVER__HOST" "$VECTORIZER__SERVER__PORT"'
     )
-    program.chmod(0o755)
-    # The real console script lies beside this Python; the pod's own interpreter is found by its path.
-    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
-    program.with_name("python").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     container = server(
         command=["vectorizer"],
         args=["serve"],
@@ -291,6 +300,27 @@ async def test_the_engine_is_told_its_address_port_and_data_folder(
     assert env["VECTORIZER__SERVER__HOST"] == started.address
     assert env["VECTORIZER__SERVER__PORT"] == str(PORT + 1)
     assert env["VECTORIZER__STORAGE__PATH"] == str(runner.data)
+
+
+async def test_the_engine_keeps_its_own_port_and_folder_where_the_pod_says_neither(
+    runner: Runner, stand_in: Callable[[str, str], None]
+) -> None:
+    stand_in("vectorizer", f'exec {sys.executable} -IS {SERVER} "$VECTORIZER__SERVER__HOST" {PORT}')
+    probe = {"httpGet": {"path": "/", "port": PORT}}
+    started = await runner.ready(
+        pod(server(command=["vectorizer"], ports=[], volumeMounts=[], readinessProbe=probe))
+    )
+    with urllib.request.urlopen(f"http://{started.address}:{PORT}/env", timeout=5) as response:
+        env = json.load(response)
+    assert [name for name in env if name.startswith("VECTORIZER__")] == ["VECTORIZER__SERVER__HOST"]
+
+
+async def test_the_operator_is_told_its_address(runner: Runner, stand_in: Callable[[str, str], None]) -> None:
+    stand_in(
+        "vectorizer-operator", f'exec {sys.executable} -IS {SERVER} "$VECTORIZER_OPERATOR_LISTEN" {PORT}'
+    )
+    started = await runner.ready(pod(server(command=["vectorizer-operator"], args=["run"])))
+    assert (await environment(started))["VECTORIZER_OPERATOR_LISTEN"] == started.address
 
 
 def test_free_port_is_the_wanted_one_else_the_next_that_is_free() -> None:

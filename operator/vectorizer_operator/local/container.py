@@ -13,7 +13,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 
@@ -195,8 +195,7 @@ class ContainerProcess:
         started.set()
         self._set(started=True)
         if (probe := self._liveness) is None:
-            await asyncio.Event().wait()
-            return
+            await _forever()
         await asyncio.sleep(probe.initial_delay)
         failures = 0
         while failures < probe.failure_threshold:
@@ -212,8 +211,7 @@ class ContainerProcess:
         await started.wait()
         if (probe := self._readiness) is None:
             self._set(ready=True, message="")
-            await asyncio.Event().wait()
-            return
+            await _forever()
         await asyncio.sleep(probe.initial_delay)
         against = 0  # answers in a row that contradict the state
         while True:
@@ -231,3 +229,8 @@ class ContainerProcess:
         if state != self.state:
             self.state = state
             self._on_change()
+
+
+async def _forever() -> NoReturn:
+    while True:
+        await asyncio.Event().wait()

@@ -99,10 +99,7 @@ def launch(
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED)}
     if temporary := mounts.folders.get("/tmp"):
         inherited["TMPDIR"] = str(temporary)
-    if program == "vectorizer":
-        own |= _engine_environment(address, ports, mounts)
-    elif program == "vectorizer-operator":
-        own["VECTORIZER_OPERATOR_LISTEN"] = address
+    own |= _namespace_environment(program, address, ports, mounts)
     work = container.get("workingDir")
     return Launch(
         argv=(_executable(program, where=where), *argv[1:]),
@@ -112,15 +109,18 @@ def launch(
     )
 
 
-def _engine_environment(
-    address: str, ports: Mapping[str | int, int], mounts: "_Mounts"
+def _namespace_environment(
+    program: str, address: str, ports: Mapping[str | int, int], mounts: "_Mounts"
 ) -> Iterator[tuple[str, str]]:
-    """What the engine would have from its network namespace and its mount."""
-    yield "VECTORIZER__SERVER__HOST", address
-    if ports:
-        yield "VECTORIZER__SERVER__PORT", str(next(iter(ports.values())))
-    if data := mounts.folders.get(ENGINE_DATA_PATH):
-        yield "VECTORIZER__STORAGE__PATH", str(data)
+    """What our own programs would have from a network namespace and a mount, in the words they understand."""
+    if program == "vectorizer":
+        yield "VECTORIZER__SERVER__HOST", address
+        if ports:
+            yield "VECTORIZER__SERVER__PORT", str(next(iter(ports.values())))
+        if data := mounts.folders.get(ENGINE_DATA_PATH):
+            yield "VECTORIZER__STORAGE__PATH", str(data)
+    elif program == "vectorizer-operator":
+        yield "VECTORIZER_OPERATOR_LISTEN", address
 
 
 def _executable(program: str, *, where: str) -> str:
