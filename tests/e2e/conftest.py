@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Installation, Operator
+from tests.e2e.quickstart import roll_out
 from tests.kube.controlplane import ControlPlane
 from tests.operator.connections import connect
 from vectorizer_operator.kube.client import KubeClient
@@ -39,8 +40,6 @@ def module_installation(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     """The quickstart with every child, rolled out by an operator, for tests that leave it as it was."""
-    from tests.e2e.test_operator import roll_out
-
     control_plane.kubectl("create", "namespace", "shared")
     made = Installation(control_plane, "shared", tmp_path_factory.mktemp("shared"))
     operator = Operator(made).start()

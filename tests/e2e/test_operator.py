@@ -2,15 +2,12 @@
 
 import base64
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from tests.e2e.harness import (
     CRD,
-    ROOT,
     Installation,
     Object,
     Operator,
@@ -20,51 +17,12 @@ from tests.e2e.harness import (
     versions,
     without_rules,
 )
-from tests.kube.controlplane import CommandError, ControlPlane
+from tests.e2e.quickstart import CHILDREN, NAME, accepted, cluster, is_observed, names, ready_reason, roll_out
+from tests.kube.controlplane import CommandError
 from vectorizer_operator.api import CLUSTER_LABEL, FIELD_MANAGER
 from vectorizer_operator.kube.client import KubeClient
 
-QUICKSTART: Object = yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text())
-NAME = QUICKSTART["metadata"]["name"]
-CHILDREN = {
-    ("serviceaccount", NAME),
-    ("configmap", f"{NAME}-config"),
-    ("service", NAME),
-    ("service", f"{NAME}-headless"),
-    ("networkpolicy", NAME),
-    ("poddisruptionbudget", NAME),
-    ("statefulset", NAME),
-}
 RULE_BREAKING = {"storage": {"type": "memory", "size": "1Gi"}, "fileWatcher": {"enabled": True}}
-
-
-def cluster(**spec: Any) -> Object:
-    """The quickstart with every child switched on, and *spec* on top."""
-    wanted = {**QUICKSTART["spec"], "podDisruptionBudget": {"enabled": True}, **spec}
-    return {**QUICKSTART, "spec": wanted}
-
-
-def names(installation: Installation) -> set[tuple[str, str]]:
-    """The cluster's children that there are."""
-    kinds = ",".join(sorted({kind for kind, _ in CHILDREN}))
-    found = json.loads(installation.kubectl("get", kinds, "-o", "json", f"--selector={CLUSTER_LABEL}={NAME}"))
-    return {(each["kind"].lower(), each["metadata"]["name"]) for each in found["items"]}
-
-
-def ready_reason(installation: Installation) -> str:
-    return str(condition_of(installation.get("vzc", NAME), "Ready").get("reason"))
-
-
-def is_observed(cluster: Object) -> bool:
-    """Whether the status is about the newest spec."""
-    return bool(cluster["status"]["observedGeneration"] == cluster["metadata"]["generation"])
-
-
-def roll_out(installation: Installation, **spec: Any) -> None:
-    """Apply the cluster and wait until its children and its status are there."""
-    installation.apply(cluster(**spec))
-    eventually(lambda: names(installation) == CHILDREN)
-    eventually(lambda: installation.get("vzc", NAME)["status"].get("replicas") == 1)
 
 
 def at_rest(installation: Installation) -> list[Object]:
@@ -172,7 +130,7 @@ def test_what_got_past_schema_and_webhook_is_held_by_the_guard(
         assert "CLUSTER_002" in message
         assert "set spec.storage.type to mmap" in message
         installation.webhook_down()
-        eventually(lambda: _accepted(installation, bad))
+        eventually(lambda: accepted(installation, bad))
         eventually(lambda: ready_reason(installation) == "MmapStorageRequired")
         status = installation.get("vzc", NAME)
         assert condition_of(status, "Ready")["status"] == "False"
@@ -185,14 +143,6 @@ def test_what_got_past_schema_and_webhook_is_held_by_the_guard(
         installation.apply(schema)
     good = {"storage": {"type": "mmap", "size": "1Gi"}, "fileWatcher": {"enabled": False}}
     roll_out(installation, **good)
-
-
-def _accepted(installation: Installation, manifest: Object) -> bool:
-    try:
-        installation.apply(manifest)
-    except CommandError:
-        return False
-    return True
 
 
 def test_deleting_a_cluster_removes_its_children_and_keeps_its_volumes(
@@ -257,22 +207,3 @@ def test_a_clean_stop_hands_over_at_once(installation: Installation, operator: O
     finally:
         other.stop()
     assert "released the Lease" in operator.log()
-
-
-def test_a_missing_definition_is_waited_for(
-    control_plane: ControlPlane, namespace: str, tmp_path: Path
-) -> None:
-    installation = Installation(control_plane, namespace, tmp_path)
-    control_plane.kubectl("delete", "crd", "vectorizerclusters.vectorizer.io")
-    operator = Operator(installation).start(wait=False)
-    try:
-        eventually(lambda: "is not installed, waiting" in operator.log())
-        eventually(lambda: operator.ask("/healthz") == "ok\n")
-        assert "not every watch is open yet" in (operator.ask("/readyz") or "")
-        installation.apply(yaml.safe_load(CRD.read_text()))
-        eventually(lambda: operator.ask("/readyz") == "ok\n", why=operator.log)
-        eventually(lambda: _accepted(installation, cluster()), why=operator.log)
-        eventually(lambda: names(installation) == CHILDREN)
-    finally:
-        operator.stop()
-        installation.remove_cluster_wide()

@@ -104,5 +104,5 @@ def test_what_the_schema_covers_does_not_break_the_webhook(spec: Any) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"request": None}, {"request": {}}, {"request": "text"}])
 def test_what_is_no_review_is_said_to_be_none(body: dict[str, Any]) -> None:
-    with pytest.raises(NotAReview, match="expected an admission.k8s.io/v1 AdmissionReview"):
+    with pytest.raises(NotAReview, match=r"expected an admission\.k8s\.io/v1 AdmissionReview"):
         review(body)
