@@ -157,7 +157,7 @@ def test_an_append_that_fails_leaves_nothing_and_the_next_one_works(tmp_path: Pa
     log.append([b"a"])
     for call in range(2):  # the write, then the fsync
         disk.fail_after, disk.once = call, True
-        with pytest.raises(OSError, match=".") as caught:
+        with pytest.raises(OSError, match=r"No space|Input") as caught:
             log.append([b"lost"])
         assert caught.value.errno == number
         assert b"lost" not in [data for _, data in contents(tmp_path)]
