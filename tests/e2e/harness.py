@@ -214,6 +214,19 @@ class Operator:
         return self._log.read_text(errors="replace")
 
 
+def at_rest(installation: Installation) -> list[Object]:
+    """What the operator wrote by the time that it has nothing more to write."""
+    before: list[Object] = []
+
+    def settled() -> bool:
+        nonlocal before
+        last, before = before, installation.writes()
+        return bool(before) and len(last) == len(before)
+
+    eventually(settled)
+    return before
+
+
 class Recorder:
     """Every state of a cluster that a watch shows, from before it exists to after it is gone."""
 

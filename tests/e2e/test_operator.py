@@ -11,6 +11,7 @@ from tests.e2e.harness import (
     Installation,
     Object,
     Operator,
+    at_rest,
     condition_of,
     eventually,
     post_review,
@@ -23,19 +24,6 @@ from vectorizer_operator.api import CLUSTER_LABEL, FIELD_MANAGER
 from vectorizer_operator.kube.client import KubeClient
 
 RULE_BREAKING = {"storage": {"type": "memory", "size": "1Gi"}, "fileWatcher": {"enabled": True}}
-
-
-def at_rest(installation: Installation) -> list[Object]:
-    """What the operator wrote by the time that it has nothing more to write."""
-    before: list[Object] = []
-
-    def settled() -> bool:
-        nonlocal before
-        last, before = before, installation.writes()
-        return bool(before) and len(last) == len(before)
-
-    eventually(settled)
-    return before
 
 
 def test_a_cluster_gets_all_its_children_by_server_side_apply(
