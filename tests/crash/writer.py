@@ -9,6 +9,7 @@ the output knows what the folder has to hold.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -75,10 +76,8 @@ def write(collection: Collection, thread: int, start: int) -> None:
 def make_and_delete(store: VectorStore) -> None:
     """Collections that come and go, so that the process is killed within that too."""
     while True:
-        try:
+        with contextlib.suppress(CollectionExists):
             store.create_collection("passing", CollectionParams(DIMENSION, Distance.DOT))
-        except CollectionExists:
-            pass
         store.delete_collection("passing")
 
 

@@ -40,6 +40,8 @@ from vectorizer_engine.collection.view import Accepts, Part, Place, Source, View
 from vectorizer_engine.errors import (
     CacheMemoryLimitExceeded,
     EngineError,
+    StorageFailure,
+    StorageFull,
     StoreClosed,
     StoreCorrupt,
 )
@@ -122,7 +124,7 @@ class Shard:
         # Guards what follows, and wakes writers that wait for it.
         self._sealing = threading.Condition()
         self._sealed_heads: list[_SealedHead] = []
-        self._sealing_error: EngineError | None = None
+        self._sealing_error: tuple[type[EngineError], str] | None = None
         self._sealing_tried = 0.0
         self._merging = False
         self._log_bytes = 0
@@ -202,7 +204,8 @@ class Shard:
             if time.monotonic() - self._sealing_tried > 1.0:
                 self._sealing_tried = time.monotonic()
                 self._environment.maintenance.seal(self._seal_heads)
-            raise self._sealing_error
+            kind, reason = self._sealing_error
+            raise kind(reason)
 
     # --- the steps of a write, called by the leader of the group commit --------------------------------
 
@@ -345,9 +348,11 @@ class Shard:
             except _Stopping:
                 return
             except EngineError as error:
-                logger.error("%s; writes wait", error)
+                # Its words only: the error itself would keep alive all that the failed job had in hand.
+                kind, reason = type(error), str(error)
+                logger.error("%s; writes wait", reason)
                 with self._sealing:
-                    self._sealing_error = error
+                    self._sealing_error = (StorageFull if kind is StorageFull else StorageFailure, reason)
                     self._sealing_tried = time.monotonic()
                     self._sealing.notify_all()
                 return
@@ -387,7 +392,7 @@ class Shard:
         except _Stopping:
             pass
         except EngineError as error:
-            logger.error("%s; they stay as they are", error)
+            logger.error("%s; they stay as they are", str(error))
         finally:
             with self._sealing:
                 self._merging = False

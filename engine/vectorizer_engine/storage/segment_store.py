@@ -69,8 +69,9 @@ class FileSegmentStore:
                 verify_segment(self._path(entry.id))
                 segment = self._open(entry.id)
             except StoreCorrupt as error:
-                logger.error("%s: segment %d with %d points is set aside", error, entry.id, entry.points)
-                damaged.append(QuarantinedSegment(entry.id, entry.points, str(error)))
+                reason = str(error)  # the error itself would keep the other segments open
+                logger.error("%s: segment %d with %d points is set aside", reason, entry.id, entry.points)
+                damaged.append(QuarantinedSegment(entry.id, entry.points, reason))
             else:
                 opened.append((segment, LiveMask.from_deleted(entry.deleted, segment.count)))
         if damaged:
