@@ -66,12 +66,13 @@ def main() -> int:
             ask(client)
             show_memory(endpoint)
             show_refusal()
-    except DemoError as error:
-        console.print(f"\nThe demo failed: {error}", style="red", markup=False)
-        return 1
     except KeyboardInterrupt:
         console.print("\nThe demo was interrupted; nothing is left running.")
         return 130
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is said in one line
+        reason = str(error) if isinstance(error, DemoError) else f"{type(error).__name__}: {error}"
+        console.print(f"\nThe demo failed: {reason}", style="red", markup=False, soft_wrap=True)
+        return 1
     console.print(f"\nDone in {time.monotonic() - began:.0f} s, nothing is left running. What to try next:\n")
     console.print(NEXT, markup=False)
     return 0

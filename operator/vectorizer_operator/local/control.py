@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vectorizer_operator.local.state import ClusterStatus, Desired, PodStatus, StateFolder
+from vectorizer_operator.local.state import ClusterStatus, Desired, PodStatus, StateFolder, Status
 
 POLL_SECONDS = 0.1
 LOG_LINES = 20
@@ -66,6 +66,7 @@ def bring_up(folder: StateFolder, wishes: Iterable[Wish]) -> dict[str, int]:
             generations[wish.name] = now.generation
         lock = folder.take_supervisor_lock() if generations else None
         if lock is not None:
+            folder.write_status(Status())  # what the one before has seen is over
             _start_supervisor(folder, lock)
     folder.wake()
     return generations

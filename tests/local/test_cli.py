@@ -1,0 +1,263 @@
+"""`vectorizerctl local` as a user meets it: the quickstart with the real engine, searched with qdrant-client."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from qdrant_client import QdrantClient, models
+
+from tests.kube.eventually import eventually
+from tests.local.processes import mentioning, parent
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+VECTORIZERCTL = Path(sys.executable).with_name("vectorizerctl")
+VECTORS = np.random.default_rng(7).normal(size=(200, 16)).astype(np.float32)
+
+
+class Local:
+    """`vectorizerctl local` on a state folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [VECTORIZERCTL, "local", *arguments, "--dir", self.folder],
+            input=stdin, capture_output=True, text=True,
+        )  # fmt: skip
+
+    def do(self, *arguments: str, stdin: str = "") -> str:
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def cluster(self) -> dict[str, Any]:
+        (cluster,) = json.loads(self.do("status", "-o", "json"))["clusters"]
+        return dict(cluster)
+
+    @property
+    def client(self) -> QdrantClient:
+        return QdrantClient(self.cluster()["endpoint"])
+
+    def nearest(self) -> list[models.ExtendedPointId]:
+        return [
+            point.id for point in self.client.query_points("c", query=VECTORS[3].tolist(), limit=3).points
+        ]
+
+
+def quickstart(**spec: Any) -> str:
+    """The quickstart with other fields in its spec."""
+    cluster = yaml.safe_load(QUICKSTART.read_text())
+    cluster["spec"] |= spec
+    return json.dumps(cluster)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Local]:
+    local = Local(tmp_path / "state")
+    yield local
+    if local.folder.exists():
+        local.do("down")
+    assert mentioning(local.folder) == []
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The quickstart, up, with 200 points in it. Each test leaves it so."""
+    local = Local(tmp_path_factory.mktemp("local") / "state")
+    said = local.do("up", "-f", str(QUICKSTART))
+    try:
+        cluster = local.cluster()
+        assert f"quickstart is ready at {cluster['endpoint']} after" in said
+        params = models.VectorParams(size=16, distance=models.Distance.COSINE)
+        local.client.create_collection("c", vectors_config=params)
+        points = [models.PointStruct(id=row, vector=v.tolist()) for row, v in enumerate(VECTORS)]
+        local.client.upsert("c", points)
+        yield local
+    finally:
+        local.do("down")
+
+
+def test_status_for_programs_has_the_promised_shape(loaded: Local) -> None:
+    status = json.loads(loaded.do("status", "-o", "json"))
+    assert yaml.safe_load(loaded.do("status", "-o", "yaml")) == status
+    (cluster,) = status["clusters"]
+    (pod,) = cluster["pods"]
+    assert cluster["name"] == "quickstart"
+    assert cluster["ready"] is True
+    assert cluster["endpoint"] == f"http://{pod['address']}"
+    assert (pod["name"], pod["ready"]) == ("quickstart-0", True)
+    os.kill(pod["pid"], 0)
+
+
+def test_status_for_people_names_cluster_endpoint_and_pod(loaded: Local) -> None:
+    head, row = loaded.do("status").splitlines()
+    assert head.split() == ["CLUSTER", "READY", "ENDPOINT", "POD", "PID", "RESTARTS"]
+    assert row.split()[:4] == ["quickstart", "yes", loaded.cluster()["endpoint"], "quickstart-0"]
+
+
+def test_a_killed_pod_is_ready_again_with_its_data(loaded: Local) -> None:
+    before = loaded.cluster()
+    nearest = loaded.nearest()
+    os.kill(before["pods"][0]["pid"], signal.SIGKILL)
+    restarts = before["pods"][0]["restarts"] + 1
+    eventually(lambda: loaded.cluster()["ready"] and loaded.cluster()["pods"][0]["restarts"] == restarts)
+    assert loaded.cluster()["endpoint"] == before["endpoint"]
+    assert loaded.nearest() == nearest
+    assert nearest[0] == 3
+
+
+def test_data_survives_down_and_up(loaded: Local) -> None:
+    nearest = loaded.nearest()
+    said = loaded.do("down")
+    assert f"quickstart is down, its data is kept in {loaded.folder}" in said
+    assert mentioning(loaded.folder) == []
+    assert json.loads(loaded.do("status", "-o", "json")) == {"clusters": []}
+    loaded.do("up", "-f", str(QUICKSTART))
+    assert loaded.nearest() == nearest
+
+
+def test_an_unchanged_file_restarts_nothing(loaded: Local) -> None:
+    before = loaded.cluster()
+    said = loaded.do("up", "-f", str(QUICKSTART))
+    assert f"quickstart runs unchanged at {before['endpoint']}" in said
+    assert loaded.cluster() == before
+
+
+def test_a_changed_spec_restarts_the_pod_once_with_its_data(loaded: Local) -> None:
+    before = loaded.cluster()
+    ready = "ready on http://"
+    starts = loaded.do("logs").count(ready)
+    loaded.do("up", "-f", "-", stdin=quickstart(cluster={"maxCacheMemory": "128Mi"}))
+    assert loaded.cluster()["pods"][0]["pid"] != before["pods"][0]["pid"]
+    assert loaded.do("logs").count(ready) == starts + 1
+    assert "cluster.max_cache_memory_bytes = 134217728" in loaded.do("logs")
+    assert loaded.nearest()[0] == 3
+
+
+def test_a_refused_spec_says_every_fix_and_leaves_what_runs_alone(loaded: Local) -> None:
+    before = loaded.cluster()
+    refused = loaded.run(
+        "up", "-f", "-", stdin=quickstart(storage={"type": "memory"}, fileWatcher={"enabled": True})
+    )
+    assert refused.returncode == 1
+    assert "set spec.storage.type to mmap" in refused.stdout
+    assert "set spec.fileWatcher.enabled to false" in refused.stdout
+    assert loaded.cluster() == before
+
+
+def test_a_paused_spec_changes_nothing_and_says_so(loaded: Local) -> None:
+    before = loaded.cluster()
+    said = loaded.do("up", "-f", "-", stdin=quickstart(paused=True, cluster={"maxCacheMemory": "64Mi"}))
+    assert said == "quickstart: nothing was changed, spec.paused is true\n"
+    assert loaded.cluster() == before
+
+
+def test_logs_follow_until_the_cluster_is_down(local: Local) -> None:
+    local.do("up", "-f", str(QUICKSTART))
+    following = subprocess.Popen(
+        [VECTORIZERCTL, "local", "logs", "-f", "--dir", local.folder], stdout=subprocess.PIPE, text=True
+    )
+    assert following.stdout
+    assert any("ready on http://" in line for line in following.stdout)
+    local.do("down")
+    following.communicate(timeout=30)
+    assert following.returncode == 0
+
+
+def test_logs_stop_following_on_ctrl_c(loaded: Local) -> None:
+    following = subprocess.Popen(
+        [VECTORIZERCTL, "local", "logs", "quickstart", "-f", "--dir", loaded.folder],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert following.stdout
+    following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    following.communicate(timeout=30)
+    assert following.returncode == 0
+
+
+def test_an_api_key_comes_from_a_secret_in_the_same_file(local: Local) -> None:
+    secret = {
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"api": "swordfish"},
+    }  # fmt: skip
+    cluster = quickstart(auth={"apiKeySecretRef": {"name": "keys", "key": "api"}})
+    local.do("up", "-f", "-", stdin=f"{json.dumps(secret)}\n---\n{cluster}")
+    endpoint = local.cluster()["endpoint"]
+    assert QdrantClient(endpoint, api_key="swordfish").get_collections().collections == []
+    with pytest.raises(Exception, match="401"):
+        QdrantClient(endpoint, api_key="tuna").get_collections()
+
+
+def test_down_deletes_data_only_when_told_to(local: Local) -> None:
+    local.do("up", "-f", str(QUICKSTART))
+    assert local.do("down", "--delete-data") == "quickstart is down, its data deleted\n"
+    assert not (local.folder / "clusters" / "quickstart").exists()
+    assert local.do("down") == "no cluster is up\n"
+
+
+def test_a_cluster_of_no_pods_is_up_and_says_so(local: Local) -> None:
+    assert local.do("up", "-f", "-", stdin=quickstart(replicas=0)) == (
+        "quickstart is up, without a pod: spec.replicas is 0\n"
+    )
+    assert local.do("status").splitlines()[1].split() == ["quickstart", "yes", "-", "-", "-", "-"]
+
+
+def test_a_dead_supervisor_shows_in_the_status_and_up_mends_it(local: Local) -> None:
+    local.do("up", "-f", str(QUICKSTART))
+    os.kill(parent(local.cluster()["pods"][0]["pid"]), signal.SIGKILL)
+    eventually(lambda: "the supervisor has ended" in local.do("status"))
+    assert local.cluster() == {"name": "quickstart", "endpoint": None, "ready": False, "pods": []}
+    eventually(lambda: mentioning(local.folder) == [])
+    local.do("up", "-f", str(QUICKSTART))
+    assert local.cluster()["ready"]
+
+
+def test_warnings_and_objects_that_mean_nothing_here_are_named(local: Local) -> None:
+    namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
+    small = quickstart(replicas=0, cluster={"maxCacheMemory": "32Mi"})
+    done = local.run("up", "-f", "-", stdin=f"{namespace}\n---\n{small}")
+    assert done.returncode == 0
+    assert "<stdin>:1: Namespace shop: means nothing here, ignored" in done.stderr
+    assert "warning: spec.cluster.maxCacheMemory is" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (("up",), 2, "Missing option '-f'"),
+        (("up", "-f", "nowhere.yaml"), 2, "nowhere.yaml: cannot be read: No such file"),
+        (("logs",), 1, "name a cluster; up are: none"),
+        (("logs", "nobody"), 1, "there is no cluster 'nobody' in"),
+        (("down", "nobody"), 1, "there is no cluster 'nobody' in"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    local: Local, arguments: tuple[str, ...], status: int, complaint: str
+) -> None:
+    done = local.run(*arguments)
+    assert done.returncode == status
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_looking_around_makes_no_folder(local: Local) -> None:
+    assert "no cluster is up" in local.do("status")
+    assert local.do("down") == "no cluster is up\n"
+    assert not local.folder.exists()
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = Local(tmp_path / "file" / "state").run("up", "-f", str(QUICKSTART))
+    assert done.returncode == 1
+    assert f"Error: {tmp_path}/file/state: Not a directory" in done.stderr
