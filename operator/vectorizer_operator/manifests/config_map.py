@@ -3,6 +3,7 @@
 import yaml
 
 from vectorizer_engine.cluster.quantity import parse_quantity
+from vectorizer_engine.cluster.validator import MAX_CACHE_MEMORY_BYTES
 from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.api.constants import PORT
 from vectorizer_operator.manifests.common import Manifest, child, config_name
@@ -18,14 +19,16 @@ def config_yaml(cluster: VectorizerCluster) -> str:
     What breaks a rule is passed on as it was written: the engine refuses it at start, as the last of the doors.
     """
     spec = cluster.spec
-    limit = parse_quantity(spec.cluster.max_cache_memory)
+    written = spec.cluster.max_cache_memory
+    limit = parse_quantity(written)
+    allowed = limit is not None and 0 < limit <= MAX_CACHE_MEMORY_BYTES
     config = {
         "server": {"host": "0.0.0.0", "port": PORT},
         "storage": {"path": DATA_FOLDER, "type": spec.storage.type},
         "cluster": {
             "enabled": True,
             # In bytes, so that 1Gi and 1024Mi are the same configuration and restart nothing.
-            "max_cache_memory_bytes": spec.cluster.max_cache_memory if limit is None else limit,
+            "max_cache_memory_bytes": limit if allowed else written,
             "enforce_mmap_storage": spec.cluster.enforce_mmap_storage,
             "disable_file_watcher": spec.cluster.disable_file_watcher,
             "cache_warning_threshold": spec.cluster.cache_warning_threshold_percent,
