@@ -91,8 +91,12 @@ class FileWatcherConfig(_Section):
 
 
 class AuthConfig(_Section):
-    api_key: SecretStr | None = Field(None, description="Key that allows everything. Unset: no key is asked.")
-    read_only_api_key: SecretStr | None = Field(None, description="Key that allows reading only.")
+    api_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that allows everything. Unset: no key is asked."
+    )
+    read_only_api_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that allows reading only."
+    )
 
 
 class Config(_Section):
@@ -198,4 +202,6 @@ def _problem(details: Any) -> str:
     path = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
         return f"{path}: no such setting{_suggestion(path, _paths())}"
+    if path.startswith("auth."):
+        return f"{path}: {details['msg']}"  # what was found may be a secret
     return f"{path}: {details['msg']}, found {details['input']!r}"

@@ -152,13 +152,15 @@ def _query(raw: bytes, route: Route) -> dict[str, str]:
 
 
 def _body_length(headers: list[tuple[bytes, bytes]]) -> int | None:
-    """0 where there is no body, None where its length is not known yet."""
+    """0 where there is no body, None where its length is not known yet. Raises HttpError 415 for compression."""
     length: int | None = 0
     for name, value in headers:
         if name == b"content-length":
             return int(value)
         if name == b"transfer-encoding":
             length = None
+        if name == b"content-encoding" and value != b"identity":
+            raise HttpError(415, "compressed bodies are not supported: send the JSON as it is")
     return length
 
 

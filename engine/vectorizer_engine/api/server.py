@@ -45,6 +45,9 @@ KEEP_ALIVE_SECONDS = 75
 WARNING_SECONDS = 60.0
 """How often an engine that skipped the validation says so."""
 
+WATCH_SECONDS = 5.0
+"""How often the usage of the caches is looked at."""
+
 
 def serve(config: Config, listener: socket.socket, *, skipped_violations: list[Violation] | None) -> int:
     """Serve until a signal. Returns the process's exit status.
@@ -69,7 +72,10 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     application = Application(engine)
     server = _Server(engine, application)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    warning = asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped))
+    warnings = [
+        asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped)),
+        asyncio.create_task(warn_of_cache_usage(engine.memory)),
+    ]
     try:
         opening = asyncio.to_thread(VectorStore.open, config.storage.path, memory=engine.memory)
         if not await _recover(engine, opening):
@@ -81,7 +87,8 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     finally:
         server.should_exit = True
         await serving
-        warning.cancel()
+        for warning in warnings:
+            warning.cancel()
         application.close()
         if engine.recovered is not None:
             await asyncio.to_thread(engine.recovered.close)
@@ -151,6 +158,22 @@ async def warn_of_skipped_validation(
             "UNSAFE: started with --skip-cluster-validation; broken rules: %s",
             "; ".join(violation.message for violation in skipped) or "none",
         )
+        await asyncio.sleep(interval)
+
+
+async def warn_of_cache_usage(memory: CacheMemoryManager, *, interval: float = WATCH_SECONDS) -> None:
+    """Log each time that the caches pass the threshold of the configuration, upwards."""
+    over = False
+    while True:
+        ledger = memory.snapshot()
+        if ledger.over_warning_threshold and not over:
+            logger.warning(
+                "the caches hold %d of %d bytes, more than the %d %% of cluster.cache_warning_threshold",
+                ledger.used,
+                ledger.limit,
+                ledger.warning_threshold,
+            )
+        over = ledger.over_warning_threshold
         await asyncio.sleep(interval)
 
 

@@ -131,16 +131,22 @@ class EngineCollector(Collector):
         )
 
     def _collections(self) -> Iterable[Metric]:
-        infos = [collection.info() for collection in self._engine.store.collections()]
-        yield GaugeMetricFamily("vectorizer_collections", "Collections.", len(infos))
-        yield GaugeMetricFamily(
-            "vectorizer_points", "Points of all collections.", sum(info.points for info in infos)
-        )
-        yield GaugeMetricFamily(
-            "vectorizer_segments", "Sealed segments of all collections.", sum(info.segments for info in infos)
-        )
-        yield GaugeMetricFamily(
-            "vectorizer_storage_bytes",
-            "Disk space of all collections.",
-            sum(info.disk_bytes for info in infos),
-        )
+        store = self._engine.store
+        infos = [collection.info() for collection in store.collections()]
+        for name, documentation, value in (
+            ("vectorizer_collections", "Collections.", len(infos)),
+            ("vectorizer_points", "Points of all collections.", sum(info.points for info in infos)),
+            ("vectorizer_segments", "Segments of all collections.", sum(info.segments for info in infos)),
+            (
+                "vectorizer_storage_bytes",
+                "Disk space of all collections.",
+                sum(info.disk_bytes for info in infos),
+            ),
+            ("vectorizer_damaged_collections", "Collections that cannot be opened.", len(store.damaged)),
+            (
+                "vectorizer_quarantined_segments",
+                "Segments that failed their checksum and were set aside.",
+                sum(len(info.problems) for info in infos),
+            ),
+        ):
+            yield GaugeMetricFamily(name, documentation, value)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-NAMED = "12345678-1234-5678-1234-567812345678"
+from tests.engine.fixtures import EngineProcess
+
+
+@pytest.fixture(scope="module")
+def path(engine: EngineProcess) -> str:
+    """The points of a cosine collection of dimension 3, which nothing here may change."""
+    with engine.http() as http:
+        http.put("/collections/unchanged", json={"vectors": {"size": 3, "distance": "Cosine"}})
+        upsert = {"points": [{"id": 1, "vector": [1, 0, 0]}, {"id": 2, "vector": [0, 1, 0]}]}
+        http.put("/collections/unchanged/points?wait=true", json=upsert).raise_for_status()
+    return "/collections/unchanged/points"
 
 
 @pytest.fixture
-def points(http: httpx.Client) -> Iterator[str]:
-    """The path of the points of a cosine collection of dimension 3; afterwards it holds what it held before."""
-    path = f"/collections/{uuid.uuid4().hex}"
-    assert http.put(path, json={"vectors": {"size": 3, "distance": "Cosine"}}).json()["result"] is True
-    upsert = {"points": [{"id": 1, "vector": [1, 0, 0]}, {"id": 2, "vector": [0, 1, 0]}]}
-    assert http.put(f"{path}/points?wait=true", json=upsert).status_code == 200
-    yield f"{path}/points"
-    records = http.post(f"{path}/points/scroll", json={"with_vector": True}).json()["result"]["points"]
-    assert [record["id"] for record in records] == [1, 2], "a refused batch left something behind"
+def points(http: httpx.Client, path: str) -> Iterator[str]:
+    """Afterwards the collection holds what it held before."""
+    yield path
+    records = http.post(f"{path}/scroll", json={"with_vector": True}).json()["result"]["points"]
+    assert [record["id"] for record in records] == [1, 2], "a refused request left something behind"
     assert [record["vector"] for record in records] == [[1, 0, 0], [0, 1, 0]]
+    assert [record["payload"] for record in records] == [{}, {}]
 
 
 def error(answer: httpx.Response) -> str:
@@ -119,7 +125,7 @@ def test_a_body_that_is_no_upsert_is_refused_with_the_place(
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "says"),
+    ("call", "body", "status", "says"),
     [
         ("/scroll", {"limit": -1}, 400, "limit: Expected `int` >= 0"),
         ("/scroll", {"limit": 0}, 422, "must be 1 or larger"),
@@ -141,9 +147,9 @@ def test_a_body_that_is_no_upsert_is_refused_with_the_place(
     ],
 )
 def test_other_wrong_requests_name_what_is_wrong(
-    http: httpx.Client, points: str, path: str, body: dict[str, Any], status: int, says: str
+    http: httpx.Client, points: str, call: str, body: dict[str, Any], status: int, says: str
 ) -> None:
-    answer = http.post(points + path, json=body)
+    answer = http.post(points + call, json=body)
     assert says in error(answer)
     assert answer.status_code == status
 
@@ -186,8 +192,14 @@ def _anonymous(http: httpx.Client) -> int:
     return figure
 
 
+def test_a_compressed_body_is_refused(http: httpx.Client, points: str) -> None:
+    answer = http.put(points, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert "compressed bodies are not supported" in error(answer)
+    assert answer.status_code == 415
+
+
 @pytest.mark.parametrize(
-    ("method", "path", "status", "says"),
+    ("method", "call", "status", "says"),
     [
         ("GET", "/nowhere", 404, "GET /nowhere: there is no such call"),
         ("POST", "/collections/a/points/discover", 405, "this path takes GET"),
@@ -197,9 +209,9 @@ def _anonymous(http: httpx.Client) -> int:
     ],
 )
 def test_calls_that_do_not_exist_are_told_apart(
-    http: httpx.Client, method: str, path: str, status: int, says: str
+    http: httpx.Client, method: str, call: str, status: int, says: str
 ) -> None:
-    answer = http.request(method, path)
+    answer = http.request(method, call)
     assert says in error(answer)
     assert answer.status_code == status
 

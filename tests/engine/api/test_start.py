@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -14,6 +15,9 @@ import pytest
 import yaml
 
 from tests.engine.fixtures import VECTORIZER, StartEngine
+from vectorizer_engine.api.server import warn_of_cache_usage, warn_of_skipped_validation
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.metrics import Metrics
 
 GOOD = {"cluster": {"enabled": True, "max_cache_memory_bytes": "256Mi"}}
 
@@ -178,6 +182,28 @@ def test_a_locked_data_folder_is_refused(make_engine: StartEngine) -> None:
     assert "Traceback" not in second.log
 
 
+def test_data_of_a_newer_version_is_refused(make_engine: StartEngine) -> None:
+    engine = make_engine()
+    engine.data.mkdir()
+    (engine.data / "FORMAT").write_text("vectorizer-storage 99\n")
+    began = processor_seconds()
+    engine.launch()
+    assert engine.wait() == 1
+    assert "has format 99, this version reads up to" in engine.log.splitlines()[-1]
+    assert processor_seconds() - began < 1
+
+
+def test_an_empty_api_key_is_no_key_at_all_and_is_refused() -> None:
+    ended = run("check-config", environment={"VECTORIZER__AUTH__API_KEY": ""})
+    assert (ended.returncode, "auth.api_key" in ended.stdout) == (1, True)
+
+
+def test_a_key_of_the_wrong_type_is_refused_without_showing_it(tmp_path: Path) -> None:
+    ended = run("serve", "--config", config_file(tmp_path, {"auth": {"api_key": 123456789}}))
+    assert (ended.returncode, "auth.api_key: " in ended.stderr) == (1, True)
+    assert "123456789" not in ended.stderr
+
+
 def test_every_setting_is_logged_at_start_and_secrets_are_not(make_engine: StartEngine) -> None:
     engine = make_engine(
         {"auth": {"api_key": "very-secret"}, "cluster": {"enabled": True}},
@@ -208,14 +234,35 @@ def test_skipping_the_validation_starts_warns_and_shows_in_the_metrics(make_engi
 
 
 async def test_the_warning_of_a_skipped_validation_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
-    import asyncio
-
-    from vectorizer_engine.api.server import warn_of_skipped_validation
-    from vectorizer_engine.metrics import Metrics
-
     warning = asyncio.create_task(warn_of_skipped_validation(Metrics(), [], interval=0.001))
-    async with asyncio.timeout(10):
-        while len(caplog.records) < 3:
-            await asyncio.sleep(0.001)
+    await logged(caplog, 3)
     warning.cancel()
     assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+async def test_passing_the_cache_warning_threshold_is_logged_once_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    memory = CacheMemoryManager(1000, 80)
+    watching = asyncio.create_task(warn_of_cache_usage(memory, interval=0.001))
+    charge = memory.reserve(CacheType.METADATA, 800)
+    assert charge is not None
+    await asyncio.sleep(0.01)
+    assert caplog.records == []
+    charge.grow(1)
+    await logged(caplog, 1)
+    charge.shrink(100)
+    await asyncio.sleep(0.01)
+    charge.grow(50)
+    await asyncio.sleep(0.01)
+    assert len(caplog.records) == 1
+    charge.grow(51)
+    await logged(caplog, 2)
+    watching.cancel()
+    assert "hold 802 of 1000 bytes, more than the 80 %" in caplog.messages[1]
+
+
+async def logged(caplog: pytest.LogCaptureFixture, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(caplog.records) < count:
+            await asyncio.sleep(0.001)
