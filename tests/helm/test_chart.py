@@ -62,7 +62,7 @@ def test_the_operators_arguments_name_what_the_chart_makes(objects: dict[tuple[s
     (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
     command, *arguments = container["args"]
     assert command == "run"
-    options = run.make_context("run", arguments + ["--operator-namespace", NAMESPACE]).params
+    options = run.make_context("run", [*arguments, "--operator-namespace", NAMESPACE]).params
     configuration = only(objects, "ValidatingWebhookConfiguration")
     service = configuration["webhooks"][0]["clientConfig"]["service"]
     assert options["webhook_configuration"] == configuration["metadata"]["name"]
