@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-Whole = Annotated[int, msgspec.Meta(ge=0)]
+Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 WithPayload = bool | list[str] | dict[str, list[str]] | None
 """Everything or nothing, the paths to include, or {"include": paths} or {"exclude": paths}."""
 
