@@ -128,7 +128,7 @@ def test_a_body_that_is_no_upsert_is_refused_with_the_place(
     ("call", "body", "status", "says"),
     [
         ("/scroll", {"limit": -1}, 400, "limit: Expected `int` >= 0"),
-        ("/scroll", {"limit": 2**64}, 400, "limit: Expected `int` < 4294967296"),
+        ("/scroll", {"limit": 2**64}, 400, "limit: Expected `int` <= 4294967295"),
         ("/scroll", {"limit": 0}, 422, "must be 1 or larger"),
         ("/scroll", {"offset": "x"}, 400, "offset: 'x' is no point id"),
         ("/scroll", {"order_by": "n"}, 400, "order_by is not supported"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -191,3 +192,9 @@ def test_a_request_larger_than_all_request_memory_is_refused_at_once(make_engine
         answer = http.put("/collections/a/points", content=b" " * 2_000_000)
     assert answer.status_code == 413
     assert "larger than 1048576 bytes" in http_error(answer)
+
+
+def test_the_documentation_lists_every_call() -> None:
+    text = Path("docs/http-api.md").read_text()
+    documented = set(re.findall(r"`((?:GET|PUT|POST|PATCH|DELETE) /[^`]*)`", text))
+    assert documented == {f"{route.method} {route.pattern}" for route in ROUTES}
