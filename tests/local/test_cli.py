@@ -212,6 +212,20 @@ def test_a_cluster_of_no_pods_is_up_and_says_so(local: Local) -> None:
     assert local.do("status").splitlines()[1].split() == ["quickstart", "yes", "-", "-", "-", "-"]
 
 
+def test_ctrl_c_leaves_a_starting_cluster_to_itself(local: Local) -> None:
+    starting = subprocess.Popen(
+        [VECTORIZERCTL, "local", "up", "-f", QUICKSTART, "--dir", local.folder],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert starting.stderr
+    starting.stderr.readline()  # "quickstart: starting"
+    starting.send_signal(signal.SIGINT)
+    _, said = starting.communicate(timeout=30)
+    assert starting.returncode == 1
+    assert "Error: interrupted; it goes on starting in the background" in said
+    eventually(lambda: local.cluster()["ready"])
+
+
 def test_a_dead_supervisor_shows_in_the_status_and_up_mends_it(local: Local) -> None:
     local.do("up", "-f", str(QUICKSTART))
     os.kill(parent(local.cluster()["pods"][0]["pid"]), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The supervisor and the commands' side of it: pods come, go, are replaced and come back; two sides never fight."""
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests.kube.eventually import eventually
 from tests.local.light import free_port, wish
-from tests.local.processes import parent
+from tests.local.processes import mentioning, parent
 from vectorizer_operator.local import control
 from vectorizer_operator.local.control import LocalError, Wish
 from vectorizer_operator.local.state import ClusterStatus, StateFolder
@@ -79,6 +80,13 @@ def test_a_pod_that_misses_something_says_what_and_starts_once_it_is_there(folde
     assert not only(folder).ready
     (cluster,) = up(folder, Wish(name="web", objects=plain.objects, secrets={"keys": {"api": "x"}}))
     assert cluster.ready
+
+
+def test_a_pod_that_makes_no_sense_fails_alone(folder: StateFolder) -> None:
+    up(folder, wish("good", port=free_port()))
+    with pytest.raises(LocalError, match="pod bad-0 cannot be understood: KeyError: 'name'"):
+        up(folder, wish("bad", port=free_port(), env=[{"nam": "X"}]))
+    assert [cluster.ready for cluster in control.clusters(folder)] == [False, True]
 
 
 def test_a_pod_that_ends_again_and_again_shows_its_log(folder: StateFolder) -> None:
@@ -164,6 +172,24 @@ def test_a_supervisor_that_ended_is_noticed_and_everything_comes_back(
     assert [(cluster.ready, cluster.pods) for cluster in control.clusters(folder)] == [(False, [])] * 2
     up(folder, first)
     eventually(lambda: all(cluster.ready for cluster in control.clusters(folder)))
+
+
+def test_deleting_the_state_folder_ends_what_ran_in_it(folder: StateFolder) -> None:
+    (cluster,) = up(folder, wish("web", port=free_port()))
+    shutil.rmtree(folder.path)
+    os.kill(cluster.pods[0].pid or 0, signal.SIGKILL)  # the supervisor sees it when there is something to say
+    eventually(lambda: mentioning(folder.path) == [])
+
+
+def test_a_status_that_cannot_be_written_for_a_moment_is_written_later(folder: StateFolder) -> None:
+    (cluster,) = up(folder, wish("web", port=free_port()))
+    status = folder.path / "status.json"
+    status.unlink()
+    status.mkdir()  # in the way
+    os.kill(cluster.pods[0].pid or 0, signal.SIGKILL)
+    eventually(lambda: "cannot write the status" in folder.supervisor_log.read_text())
+    status.rmdir()
+    eventually(lambda: status.is_file() and only(folder).ready and only(folder).pods[0].restarts == 1)
 
 
 def test_a_cluster_whose_supervisor_died_can_be_taken_down(folder: StateFolder) -> None:

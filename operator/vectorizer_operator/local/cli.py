@@ -72,7 +72,7 @@ def up(files: Sequence[str], timeout: float, folder: Path | None) -> None:
         _warn(report)
         before = {cluster.name: cluster for cluster in control.clusters(state)}
         generations = control.bring_up(state, wishes)
-        with _progress() as progress:
+        with _progress() as progress, _interruptible():
             ready = control.wait_until_ready(state, generations, timeout=timeout, progress=progress)
     for wish in wishes:
         if wish.paused:
@@ -171,6 +171,16 @@ def _failures() -> Iterator[None]:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise LocalError(
+            "interrupted; it goes on starting in the background, see `vectorizerctl local status`"
+        ) from None
 
 
 def _fail(message: str) -> NoReturn:

@@ -124,11 +124,13 @@ class ClusterWorker:
             await process.start()
         except (PodError, OSError) as error:
             self._pods[name] = _Pod(revision=wanted.revision, problem=str(error))
-            self._on_change()
-            return None
-        self._pods[name] = _Pod(revision=wanted.revision, process=process)
+        except Exception as error:  # noqa: BLE001 - a podTemplate may hold anything: it fails this pod alone
+            problem = f"pod {name} cannot be understood: {type(error).__name__}: {error}"
+            self._pods[name] = _Pod(revision=wanted.revision, problem=problem)
+        else:
+            self._pods[name] = _Pod(revision=wanted.revision, process=process)
         self._on_change()
-        return process
+        return self._pods[name].process
 
     async def _end(self, name: str) -> None:
         if process := self._pods[name].process:
@@ -229,7 +231,17 @@ class Supervisor:
             await self._dirty.wait()
             self._dirty.clear()
             clusters = [self._workers[name].status() for name in sorted(self._workers)]
-            self._folder.write_status(Status(clusters=clusters, seen=self._seen))
+            try:
+                self._folder.write_status(Status(clusters=clusters, seen=self._seen))
+            except OSError as error:
+                if not self._folder.path.is_dir():  # somebody deleted it all: then nothing is to run
+                    self._stop()
+                    return
+                sys.stderr.write(
+                    f"cannot write the status, trying again: {error}\n"
+                )  # a full disk, for example
+                await asyncio.sleep(1)
+                self._dirty.set()
 
     def _wake(self, pipe: int) -> None:
         os.read(pipe, 4096)
