@@ -18,6 +18,7 @@ from vectorizer_engine.api.auth import Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
 from vectorizer_engine.api.call import Call, Engine, Plain
 from vectorizer_engine.api.errors import HttpError, RuleViolated, answer_error, encode
+from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.results import encode_result
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ROUTES
@@ -46,6 +47,8 @@ class Application:
         self._authenticator = Authenticator(engine.config.auth)
         server = engine.config.server
         self._largest = min(server.max_request_bytes, server.request_memory_bytes)
+        self._pace = Pace()
+        self._searches = 0
         self._pools = {
             Where.READERS: ThreadPoolExecutor(2 * _cores(), thread_name_prefix="reader"),
             Where.WRITERS: ThreadPoolExecutor(WRITERS, thread_name_prefix="writer"),
@@ -81,16 +84,31 @@ class Application:
             return _run(route, Call(self._engine, path, query, b""), began)
         length = _body_length(headers)
         if length == 0:
-            return await self._run_in_thread(route, Call(self._engine, path, query, b""), began)
+            return await self._run(route, Call(self._engine, path, query, b""), began)
         async with Body(
             receive, length=length, largest=self._largest, memory=self._engine.request_memory
         ) as body:
-            return await self._run_in_thread(route, Call(self._engine, path, query, body), began)
+            return await self._run(route, Call(self._engine, path, query, body), began)
 
-    async def _run_in_thread(self, route: Route, call: Call, began: float) -> Plain:
-        running = asyncio.get_running_loop().run_in_executor(
-            self._pools[route.where], _run, route, call, began
-        )
+    async def _run(self, route: Route, call: Call, began: float) -> Plain:
+        if route.where is not Where.SEARCHERS:
+            return await self._run_in_thread(self._pools[route.where], route, call, began)
+        collection = call.path["collection"]
+        self._searches += 1
+        try:
+            await asyncio.sleep(0)  # so that searches that came at the same moment are counted
+            started = time.perf_counter()
+            if self._searches == 1 and self._pace.is_brief(collection, call.body):
+                answer = _run(route, call, began)
+            else:
+                answer = await self._run_in_thread(self._pools[Where.READERS], route, call, began)
+            self._pace.note(collection, time.perf_counter() - started)
+            return answer
+        finally:
+            self._searches -= 1
+
+    async def _run_in_thread(self, pool: ThreadPoolExecutor, route: Route, call: Call, began: float) -> Plain:
+        running = asyncio.get_running_loop().run_in_executor(pool, _run, route, call, began)
         if "timeout" not in call.query:
             return await running
         try:

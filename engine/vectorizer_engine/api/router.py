@@ -19,6 +19,8 @@ class Where(Enum):
     """The event loop itself: for what neither waits nor computes."""
     READERS = auto()
     WRITERS = auto()
+    SEARCHERS = auto()
+    """The event loop for a search that comes alone and will be brief (`api.pace`), else the readers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Authentication, the metrics' labels and the tests are made from this table.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from vectorizer_engine.api import collections, points, search, service
 from vectorizer_engine.api.auth import Access
@@ -42,6 +43,10 @@ def _read(method: str, pattern: str, handler: _Handler, parameters: frozenset[st
     )
 
 
+def _search(method: str, pattern: str, handler: _Handler) -> Route:
+    return replace(_read(method, pattern, handler), where=Where.SEARCHERS)
+
+
 def _write(method: str, pattern: str, handler: _Handler, parameters: frozenset[str] = _WRITE) -> Route:
     return Route(
         method=method,
@@ -76,8 +81,8 @@ ROUTES: tuple[Route, ...] = (
     _write("POST", f"{_P}/payload/clear", points.clear_payload),
     _read("POST", f"{_P}/scroll", points.scroll_points),
     _read("POST", f"{_P}/count", points.count_points),
-    _read("POST", f"{_P}/search", search.search_points),
+    _search("POST", f"{_P}/search", search.search_points),
     _read("POST", f"{_P}/search/batch", search.search_batch),
-    _read("POST", f"{_P}/query", search.query_points),
+    _search("POST", f"{_P}/query", search.query_points),
     _read("POST", f"{_P}/query/batch", search.query_batch),
 )

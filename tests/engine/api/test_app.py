@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.call import Call, Engine
+from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Where
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.config import Config
@@ -128,16 +131,55 @@ async def test_a_client_that_goes_away_gets_no_answer_and_is_no_error(
     assert caplog.records == []
 
 
+async def test_a_brief_search_that_comes_alone_needs_no_thread(
+    monkeypatch: pytest.MonkeyPatch, recovering: Engine
+) -> None:
+    took = 0.0
+
+    def handler(call: Call) -> Any:
+        time.sleep(took)
+        return threading.current_thread() is threading.main_thread()
+
+    async with serving(monkeypatch, recovering, handler, "/{collection}", Where.SEARCHERS) as client:
+
+        async def on_the_loop(body: str = "{}") -> bool:
+            answer: bool = (await client.post("/a", content=body)).json()["result"]
+            return answer
+
+        assert not await on_the_loop()  # nothing is known of the collection yet
+        while not await on_the_loop():  # a busy machine may make the first ones look long
+            pass
+        assert not await on_the_loop('{"filter": {}}')
+        assert sum(await asyncio.gather(*(on_the_loop() for _ in range(5)))) == 0
+        took = 0.1
+        while await on_the_loop():  # one has to be waited for before it is known
+            pass
+        took = 0.0
+        assert not await on_the_loop()
+
+
+def test_what_is_known_of_collections_stays_bounded() -> None:
+    pace = Pace()
+    for i in range(5000):
+        pace.note(f"c{i}", 0.0)
+    assert len(pace._seconds) <= 1000
+    assert pace.is_brief("c4999", b"{}")
+
+
 def serving(
-    monkeypatch: pytest.MonkeyPatch, engine: Engine, handler: Callable[[Call], Any]
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine,
+    handler: Callable[[Call], Any],
+    pattern: str = "/test",
+    where: Where = Where.READERS,
 ) -> httpx.AsyncClient:
-    """The application with one route, GET /test."""
+    """The application with one route."""
     route = Route(
-        method="GET",
-        pattern="/test",
+        method="POST" if where is Where.SEARCHERS else "GET",
+        pattern=pattern,
         handler=handler,
         access=Access.READ,
-        where=Where.READERS,
+        where=where,
         parameters=frozenset({"timeout"}),
     )
     monkeypatch.setattr(app_module, "ROUTES", (route,))
