@@ -42,13 +42,13 @@ def _bytes(value: object) -> object:
     return value if parsed is None else parsed
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True)]
 """A size in bytes, written as a whole number or as a quantity such as 512Mi."""
 
 
 class ServerConfig(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(6333, ge=1, le=65535, description="Port of the REST API.")
+    port: int = Field(6333, strict=True, ge=1, le=65535, description="Port of the REST API.")
     max_request_bytes: Bytes = Field(
         32 * 1024**2,
         ge=1024,
@@ -82,7 +82,11 @@ class ClusterConfig(_Section):
         True, strict=True, description="Never start the file watcher. A cluster needs it true."
     )
     cache_warning_threshold: int = Field(
-        80, ge=1, le=100, description="Percent of the limit from which usage is logged as a warning."
+        80,
+        strict=True,
+        ge=1,
+        le=100,
+        description="Percent of the limit from which usage is logged as a warning.",
     )
 
 
