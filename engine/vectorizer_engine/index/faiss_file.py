@@ -1,0 +1,170 @@
+"""One faiss index in one file that is written once and then only mapped.
+
+    page 0    header: magic, format version, layout, distance, dimension, count, size and CRC32C of the body
+              (little-endian, see `_HEADER`), zeros, and in its last four bytes the CRC32C of the page
+    page 1 …  body: the index as faiss serialises it
+
+faiss reads the body in place: graph, lists and codes stay pages of the file, which the kernel takes back as it
+needs to. What faiss copies to the heap instead is small; each backend states it.
+
+What an index means, and how it is searched, is for the backends.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+
+from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
+from vectorizer_engine.index.base import Distance
+from vectorizer_engine.index.native import faiss
+from vectorizer_engine.storage.files import Files
+
+FORMAT = 1
+_PAGE = 4096
+_MAGIC = b"VZINDEX\0"
+_HEADER = struct.Struct("<8sIHHIQQI")
+_CRC = struct.Struct("<I")
+_PIECE_BYTES = 128 * 1024
+"""What is read or written at once."""
+
+
+class FileLayout(IntEnum):
+    """Which backend wrote a file. The numbers are on disk: never reuse one."""
+
+    HNSW_SQ8 = 1
+    IVF_RABITQ = 2
+
+
+_DISTANCE_CODES = {Distance.COSINE: 1, Distance.DOT: 2, Distance.EUCLID: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexShape:
+    """What an index file holds, and what it must hold to be used with a segment's vectors."""
+
+    layout: FileLayout
+    distance: Distance
+    dimension: int
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layout.name} for {self.count} vectors of dimension {self.dimension} "
+            f"compared by {self.distance.value}"
+        )
+
+
+def write_index_file(path: Path, index: Any, shape: IndexShape, *, files: Files) -> None:
+    """Write *index* (a faiss index) durably to the new file *path*.
+
+    Its name is durable once the caller has synced the folder. Raises OSError; what it left then is for the
+    caller to remove.
+    """
+    descriptor = files.create(path)
+    try:
+        size = 0
+        crc = 0
+
+        def write(piece: bytes) -> int:
+            nonlocal size, crc
+            files.write(descriptor, piece, _PAGE + size)
+            size += len(piece)
+            crc = google_crc32c.extend(crc, piece)
+            return len(piece)
+
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write, _PIECE_BYTES))
+        files.write(descriptor, _header(shape, size, crc), 0)
+        files.sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _header(shape: IndexShape, size: int, crc: int) -> bytes:
+    distance = _DISTANCE_CODES[shape.distance]
+    head = _HEADER.pack(_MAGIC, FORMAT, shape.layout, distance, shape.dimension, shape.count, size, crc)
+    return seal_page(head.ljust(_PAGE, b"\0"))
+
+
+def seal_page(page: bytes) -> bytes:
+    """*page* with its checksum in the last four bytes."""
+    content = page[: -_CRC.size]
+    return content + _CRC.pack(google_crc32c.value(content))
+
+
+class MappedIndex(NamedTuple):
+    """A faiss index that lives in *mapping*, which therefore has to be kept as long as the index."""
+
+    index: Any
+    mapping: mmap.mmap
+
+
+def map_index_file(path: Path, expected: IndexShape) -> MappedIndex:
+    """Map the index in *path*, after reading and checking every byte of it.
+
+    Every byte, because a link that points outside the graph would take the whole process down with it. Raises
+    StoreCorrupt where the file is not what was written for *expected*, StoreVersionError where a newer
+    version wrote it; in both cases the index can be built again from the vectors.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            body_size, body_crc = _checked_header(path, file.read(_PAGE), expected)
+            if size != _PAGE + body_size:
+                raise StoreCorrupt(f"{path} has {size} bytes, expected {_PAGE + body_size}: {_REBUILD}")
+            crc = 0
+            file.seek(_PAGE)
+            while piece := file.read(_PIECE_BYTES):
+                crc = google_crc32c.extend(crc, piece)
+            if crc != body_crc:
+                raise StoreCorrupt(
+                    f"{path} fails its checksum: expected CRC32C {body_crc:08x}, found {crc:08x}: {_REBUILD}"
+                )
+            mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+    except OSError as error:
+        raise StoreCorrupt(f"{path} cannot be read: {error.strerror or error}: {_REBUILD}") from error
+    mapping.madvise(mmap.MADV_RANDOM)
+    body = np.frombuffer(mapping, np.uint8, body_size, _PAGE)
+    try:
+        index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(body), body_size))
+    except RuntimeError as error:
+        raise StoreCorrupt(
+            f"{path} is intact, but faiss {faiss.__version__} cannot read it: {_REBUILD}"
+        ) from error
+    return MappedIndex(index, mapping)
+
+
+_REBUILD = "remove the file, and the index is built again from the vectors"
+
+
+def _checked_header(path: Path, head: bytes, expected: IndexShape) -> tuple[int, int]:
+    """Size and CRC32C of the body."""
+    if len(head) < _PAGE:
+        raise StoreCorrupt(f"{path} is shorter than its header: {_REBUILD}")
+    magic, version, layout, distance, dimension, count, size, crc = _HEADER.unpack_from(head)
+    if magic != _MAGIC or head != seal_page(head):
+        raise StoreCorrupt(f"{path} does not begin with the header of an index file: {_REBUILD}")
+    if version > FORMAT:
+        raise StoreVersionError(
+            f"{path} has format {version}, this version reads up to {FORMAT}: use the version that wrote it, "
+            f"or {_REBUILD}"
+        )
+    if (layout, distance, dimension, count) != (
+        expected.layout,
+        _DISTANCE_CODES[expected.distance],
+        expected.dimension,
+        expected.count,
+    ):
+        raise StoreCorrupt(
+            f"{path} holds layout {layout} for {count} vectors of dimension {dimension} and distance "
+            f"{distance}, expected {expected}: {_REBUILD}"
+        )
+    return size, crc
