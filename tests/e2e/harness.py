@@ -214,17 +214,22 @@ class Operator:
         return self._log.read_text(errors="replace")
 
 
-def at_rest(installation: Installation) -> list[Object]:
-    """What the operator wrote by the time that it has nothing more to write."""
-    before: list[Object] = []
-
-    def settled() -> bool:
-        nonlocal before
-        last, before = before, installation.writes()
-        return bool(before) and len(last) == len(before)
-
-    eventually(settled)
-    return before
+def at_rest(installation: Installation, *, seconds: float = 1.0) -> list[Object]:
+    """What the operator wrote by the time that nobody has written anything in its namespace for *seconds*."""
+    count, since = -1, time.monotonic()
+    deadline = since + 60
+    while time.monotonic() < since + seconds:
+        assert time.monotonic() < deadline, "there is no end of writes"
+        writes = [
+            event
+            for event in installation.control_plane.writes()
+            if event["objectRef"].get("namespace") == installation.namespace
+            and event["objectRef"].get("resource") != "leases"
+        ]
+        if len(writes) != count:
+            count, since = len(writes), time.monotonic()
+        time.sleep(0.1)
+    return installation.writes()
 
 
 class Recorder:

@@ -61,6 +61,17 @@ def pod(installation: Installation) -> Object:
     return installation.get("pod", f"{NAME}-0")
 
 
+def reasons(installation: Installation) -> list[str]:
+    """The reasons of the cluster's own Events, oldest first."""
+    found = json.loads(
+        installation.kubectl(
+            "get", "events.v1.events.k8s.io", f"--field-selector=regarding.name={NAME}", "-o", "json"
+        )
+    )["items"]
+    ours = [each for each in found if each["regarding"]["kind"] == "VectorizerCluster"]
+    return [each["reason"] for each in sorted(ours, key=lambda each: each["eventTime"])]
+
+
 def pods_made(installation: Installation) -> int:
     """How many pods the cluster ever had."""
     return sum(
@@ -119,6 +130,9 @@ async def test_the_main_job(
         assert installation.writes() == writes
         assert await versions(client, installation.namespace) == before
         assert pod(installation)["status"]["containerStatuses"][0]["restartCount"] == 0
+
+        # What people read with `kubectl describe`: it began, it was ready, and the same again for the edit.
+        assert reasons(installation) == ["Progressing", "PodsReady", "Progressing", "PodsReady"]
 
     # Deleted: everything goes but the data.
     installation.kubectl("delete", "vzc", NAME)

@@ -14,12 +14,14 @@ from tests.e2e.harness import (
     at_rest,
     condition_of,
     eventually,
+    is_ready,
     post_review,
     versions,
     without_rules,
 )
 from tests.e2e.quickstart import CHILDREN, NAME, accepted, cluster, is_observed, names, ready_reason, roll_out
 from tests.kube.controlplane import CommandError
+from tests.kube.kubelet import Kubelet
 from vectorizer_operator.api import CLUSTER_LABEL, FIELD_MANAGER
 from vectorizer_operator.kube.client import KubeClient
 
@@ -133,6 +135,20 @@ def test_what_got_past_schema_and_webhook_is_held_by_the_guard(
     roll_out(installation, **good)
 
 
+def test_what_the_api_server_refuses_is_said_and_tried_again(
+    installation: Installation, operator: Operator
+) -> None:
+    installation.kubectl("create", "quota", "none", "--hard=count/statefulsets.apps=0")
+    installation.apply(cluster())
+    eventually(lambda: ready_reason(installation) == "ActionRefused")
+    status = installation.get("vzc", NAME)
+    assert "exceeded quota" in condition_of(status, "Stalled")["message"]
+    assert operator.metric('vectorizer_operator_reconcile_errors_total{reason="Forbidden"}') >= 1
+    installation.kubectl("delete", "quota", "none")
+    eventually(lambda: names(installation) == CHILDREN, seconds=90)
+    eventually(lambda: condition_of(installation.get("vzc", NAME), "Stalled")["status"] == "False")
+
+
 def test_deleting_a_cluster_removes_its_children_and_keeps_its_volumes(
     installation: Installation, operator: Operator
 ) -> None:
@@ -146,9 +162,10 @@ def test_deleting_a_cluster_removes_its_children_and_keeps_its_volumes(
 
 
 async def test_an_operator_that_is_started_again_writes_nothing(
-    installation: Installation, operator: Operator, client: KubeClient
+    installation: Installation, operator: Operator, kubelet: Kubelet, client: KubeClient
 ) -> None:
     roll_out(installation)
+    eventually(lambda: is_ready(installation.get("vzc", NAME)))
     writes = at_rest(installation)
     before = await versions(client, installation.namespace)
     assert operator.stop() == 0

@@ -1,4 +1,4 @@
-"""Kubernetes Events on a cluster, for `kubectl describe`: one whenever the reason of its Ready condition changes.
+"""Kubernetes Events on a cluster, for `kubectl describe`: rolling out, ready, or held up and by what.
 
 They follow a write of the status, so there are none while nothing happens, and none that repeats after a restart.
 """
@@ -25,12 +25,12 @@ LONGEST_NOTE = 1024
 async def announce(
     client: KubeClient, cluster: Mapping[str, Any], *, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> None:
-    """Write an Event if the Ready condition's reason changed. Failing to is logged, and no failure of the round."""
-    old, new = _condition(before, "Ready"), _condition(after, "Ready")
-    if not new or new["reason"] == old.get("reason"):
+    """Write an Event if the cluster is in another state than before; failing to is no failure of the round."""
+    state = _state(after)
+    if state == _state(before):
         return
     metadata = cluster["metadata"]
-    stalled = _condition(after, "Stalled").get("status") == "True"
+    new = _condition(after, "Ready")
     now = datetime.now(UTC)
     event = {
         "apiVersion": EVENTS.api_version,
@@ -40,7 +40,7 @@ async def announce(
             "namespace": metadata["namespace"],
         },
         "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "type": "Warning" if stalled else "Normal",
+        "type": "Warning" if state.startswith("Stalled") else "Normal",
         "reason": new["reason"][:128],
         "action": "Reconcile",
         "note": new["message"].encode()[:LONGEST_NOTE].decode(errors="ignore"),
@@ -58,6 +58,14 @@ async def announce(
         await client.create(EVENTS, event)
     except ApiError as error:
         logger.warning("%s/%s: no Event written: %s", metadata["namespace"], metadata["name"], error)
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    """What a person would call it: each step of a rollout is not another state, each reason to be stalled is."""
+    ready, stalled = _condition(status, "Ready"), _condition(status, "Stalled")
+    if stalled.get("status") == "True":
+        return f"Stalled by {stalled['reason']}"
+    return f"Ready {ready['status']}" if ready else ""
 
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

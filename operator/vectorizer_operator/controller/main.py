@@ -79,6 +79,7 @@ def run(log_level: str, **options: object) -> None:
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     if log_level != "debug":
         logging.getLogger("kopf").setLevel(logging.WARNING)
+        logging.getLogger("kubernetes").setLevel(logging.ERROR)  # it warns of what it raises as well
     try:
         asyncio.run(operate(Options(**options)))  # type: ignore[arg-type]  # click names them alike
     except NoConnectionConfigured as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 RESYNC_EVERY = 600.0
 """Seconds after which a cluster is looked at even if nothing was heard of it: a watch that broke and was listed
 again tells nothing about what was deleted meanwhile."""
+
+
+LONGEST_WHY = 300
+"""Characters of a reason in the log: a difference may show a whole file."""
 
 
 class Reconciler:
@@ -58,7 +63,8 @@ class Reconciler:
     async def _act(self, key: ClusterKey, actions: tuple[Action, ...]) -> None:
         for action in actions:
             kind, name = _target(action)
-            logger.info("%s: %s %s %s: %s", key, type(action).__name__, kind, name, action.why)
+            why = textwrap.shorten(action.why, LONGEST_WHY)
+            logger.info("%s: %s %s %s: %s", key, type(action).__name__, kind, name, why)
             self._metrics.actions.labels(type(action).__name__, kind).inc()
         await act(self._client, actions, namespace=key.namespace, fence=self._fence)
 

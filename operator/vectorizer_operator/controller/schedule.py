@@ -5,6 +5,8 @@ What must stay true, whatever the order of calls:
 - an `add` while its key is worked leads to one more round after it, and many adds to just one;
 - a key that failed waits twice as long as after its last failure, up to `LONGEST_BACKOFF`, unless something
   happened to it (`add`): an edit is worked at once, and still counts what failed before it;
+- between the rounds of a key there is a short rest, in which the events that a round itself brings about gather, and
+  which keeps somebody who undoes our changes as fast as we make them from keeping us busy;
 - a key with nothing to do is forgotten.
 """
 
@@ -17,6 +19,7 @@ from typing import Generic, TypeVar
 
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 60.0
+REST = 0.1
 
 K = TypeVar("K", bound=Hashable)
 
@@ -30,10 +33,11 @@ class Schedule(Generic[K]):
         self._order = itertools.count()
         self._working: dict[K, float] = {}
         self._failures: dict[K, int] = {}
+        self._resting: dict[K, float] = {}
 
     def add(self, key: K, now: float, *, after: float = 0.0) -> None:
         """Something happened to *key*: it is due *after* seconds from now, or sooner if it was already."""
-        due = now + after
+        due = max(now + after, self._resting.get(key, now))
         if key not in self._due or due < self._due[key]:
             self._due[key] = due
             heapq.heappush(self._heap, (due, next(self._order), key))
@@ -51,6 +55,7 @@ class Schedule(Generic[K]):
                 held_back.append(entry)
                 continue
             del self._due[key]
+            self._resting.pop(key, None)
             self._working[key] = now
             taken = key
             break
@@ -62,18 +67,27 @@ class Schedule(Generic[K]):
         """The round of *key* went well; it wants another one *again_after* seconds, if given."""
         del self._working[key]
         self._failures.pop(key, None)
+        self._rest(key, now)
         if again_after is not None:
             self.add(key, now, after=again_after)
+        if key not in self._due:
+            del self._resting[key]
 
     def failed(self, key: K, now: float, *, retry_after: float | None = None) -> float:
         """The round of *key* failed. Returns the seconds until it is tried again, if nothing happens before."""
         del self._working[key]
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
+        self._rest(key, now)
         delay = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 32))
         delay = max(delay, retry_after or 0.0)
         self.add(key, now, after=delay)
         return delay
+
+    def _rest(self, key: K, now: float) -> None:
+        self._resting[key] = now + REST
+        if (due := self._due.pop(key, None)) is not None:
+            self.add(key, now, after=max(0.0, due - now))
 
     def interrupted(self, key: K, now: float) -> None:
         """The round of *key* was stopped from outside: whoever works next starts with it."""

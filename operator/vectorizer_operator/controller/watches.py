@@ -55,6 +55,7 @@ class Watches:
             for resource, namespace in itertools.product(WATCHED, places)
         }
         self._never_opened = set(self._opened)
+        self._identities: dict[ClusterKey, tuple[str, int, bool]] = {}
 
     async def start(self, *, stop: asyncio.Event) -> Callable[[], Any]:
         """Start to watch. Returns what to await until *stop* is set; it raises if kopf cannot go on.
@@ -92,6 +93,16 @@ class Watches:
             if age > DEAD_AFTER:
                 yield f"the watch of {path} is dead: it was last opened {age:.0f} s ago"
 
+    def _is_news(self, key: ClusterKey, metadata: Mapping[str, Any], *, deleted: bool) -> bool:
+        """Whether an event of a cluster is about more than its status, which only we write."""
+        identity = (metadata["uid"], metadata["generation"], "deletionTimestamp" in metadata)
+        if deleted:
+            self._identities.pop(key, None)
+            return True
+        known = self._identities.get(key)
+        self._identities[key] = identity
+        return identity != known
+
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
@@ -100,8 +111,11 @@ class Watches:
             session = self._connection.session(self._trace())
             return kopf.AiohttpSession(server=self._connection.server, aiohttp_session=session)
 
-        async def cluster_changed(namespace: str, name: str, **_: Any) -> None:
-            self._changed(ClusterKey(namespace, name))
+        async def cluster_changed(event: Mapping[str, Any], **_: Any) -> None:
+            metadata = event["object"]["metadata"]
+            key = ClusterKey(metadata["namespace"], metadata["name"])
+            if self._is_news(key, metadata, deleted=event["type"] == "DELETED"):
+                self._changed(key)
 
         async def child_changed(namespace: str, labels: Mapping[str, str], **_: Any) -> None:
             # A child that lost its label left the watch, whose last event still shows it.
@@ -134,6 +148,19 @@ class _Backoffs:
         return itertools.chain((0.1, 0.2, 0.5, 1.0, 2.0), itertools.repeat(3.0))
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Kopf copies every object of every event several times, to tell handlers that we do not have what changed."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        raise AssertionError("only handlers that we do not have would store anything")
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = SERVER_TIMEOUT
@@ -147,6 +174,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.loggers = False
     settings.peering.standalone = True
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.process.ultimate_exiting_timeout = None
     for resource in WATCHED:
         if resource is not CLUSTERS:

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from vectorizer_operator.controller.schedule import FIRST_BACKOFF, LONGEST_BACKOFF, Schedule
+from vectorizer_operator.controller.schedule import FIRST_BACKOFF, LONGEST_BACKOFF, REST, Schedule
 
 
 def test_a_key_is_taken_once_however_often_it_was_added() -> None:
@@ -22,7 +22,7 @@ def test_what_happens_to_a_key_while_it_is_worked_leads_to_one_more_round_after_
     schedule.add("a", 2.0)
     assert schedule.take(2.0) is None
     schedule.done("a", 3.0)
-    assert schedule.take(3.0) == "a"
+    assert schedule.take(3.0 + REST) == "a"
     schedule.done("a", 4.0)
     assert schedule.take(1e9) is None
 
@@ -46,9 +46,30 @@ def test_each_failure_doubles_the_wait_up_to_a_minute_and_a_success_forgets_them
     assert waits[:4] == [FIRST_BACKOFF * 2**n for n in range(4)]
     assert waits[-1] == LONGEST_BACKOFF
     assert schedule.take(now) == "a"
-    schedule.done("a", now, again_after=0.0)
-    assert schedule.take(now) == "a"
-    assert schedule.failed("a", now) == FIRST_BACKOFF
+    schedule.done("a", now, again_after=1.0)
+    assert schedule.take(now + 1.0) == "a"
+    assert schedule.failed("a", now + 1.0) == FIRST_BACKOFF
+
+
+def test_what_a_round_brings_about_is_gathered_for_a_moment() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.add("a", 0.0)
+    schedule.take(0.0)
+    schedule.done("a", 1.0, again_after=600.0)
+    schedule.add("a", 1.0)
+    schedule.add("a", 1.0 + REST / 2)
+    assert schedule.take(1.0 + REST / 2) is None
+    assert schedule.next_due() == 1.0 + REST
+    assert schedule.take(1.0 + REST) == "a"
+
+
+def test_a_key_that_is_rested_is_worked_at_once() -> None:
+    schedule: Schedule[str] = Schedule()
+    schedule.add("a", 0.0)
+    schedule.take(0.0)
+    schedule.done("a", 1.0, again_after=600.0)
+    schedule.add("a", 5.0)
+    assert schedule.take(5.0) == "a"
 
 
 def test_an_edit_of_a_key_that_failed_is_worked_at_once() -> None:
@@ -96,10 +117,19 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.schedule: Schedule[int] = Schedule()
         self.now = 0.0
         self.due: dict[int, float] = {}
+        self.rested: dict[int, float] = {}
         self.at_work: set[int] = set()
 
     def expect(self, key: int, due: float) -> None:
+        due = max(due, self.rested.get(key, 0.0))
         self.due[key] = min(due, self.due.get(key, due))
+
+    def rest(self, key: int) -> None:
+        """After a round, nothing about *key* is due before a moment has passed, for as long as it is remembered."""
+        self.at_work.discard(key)
+        self.rested[key] = self.now + REST
+        if key in self.due:
+            self.due[key] = max(self.due[key], self.rested[key])
 
     @rule(seconds=st.floats(0.01, 100.0))
     def time_passes(self, seconds: float) -> None:
@@ -119,21 +149,24 @@ class ScheduleMachine(RuleBasedStateMachine):
             return multiple()
         assert ready[key] == min(ready.values())
         del self.due[key]
+        self.rested.pop(key, None)
         self.at_work.add(key)
         return key
 
     @rule(key=consumes(working), again_after=st.sampled_from([None, 0.0, 10.0]))
     def done(self, key: int, again_after: float | None) -> None:
         self.schedule.done(key, self.now, again_after=again_after)
-        self.at_work.discard(key)
+        self.rest(key)
         if again_after is not None:
             self.expect(key, self.now + again_after)
+        if key not in self.due:
+            del self.rested[key]  # forgotten: it is new when it is heard of again
 
     @rule(key=consumes(working))
     def failed(self, key: int) -> None:
         delay = self.schedule.failed(key, self.now)
         assert FIRST_BACKOFF <= delay <= LONGEST_BACKOFF
-        self.at_work.discard(key)
+        self.rest(key)
         self.expect(key, self.now + delay)
 
     @rule(key=consumes(working))

@@ -49,7 +49,7 @@ async def test_after_a_renewal_the_old_certificate_and_the_new_one_are_trusted(
 async def test_a_certificate_is_exchanged_in_place_and_a_bad_pair_changes_nothing(
     made: dict[str, bytes],
 ) -> None:
-    renewed = certificates.make([HOST], now=NOW)
+    renewed = certificates.make([HOST], now=datetime.now(UTC))
     server = await shown(made)
     with pytest.raises(ssl.SSLError):
         await server.load(renewed[CERTIFICATE], made[KEY])
