@@ -79,7 +79,7 @@ class Router:
             allowed = ", ".join(sorted(node.routes))
             raise HttpError(
                 405,
-                f"{method} {raw_path.decode(errors='replace')}: this path takes {allowed}",
+                f"{method} {raw_path.decode(errors='replace')}: this engine serves {allowed} on this path",
                 ((b"allow", allowed.encode()),),
             )
         return route, parameters

@@ -203,9 +203,9 @@ def test_a_compressed_body_is_refused(http: httpx.Client, points: str) -> None:
     ("method", "call", "status", "says"),
     [
         ("GET", "/nowhere", 404, "GET /nowhere: there is no such call"),
-        ("POST", "/collections/a/points/discover", 405, "this path takes GET"),
+        ("POST", "/collections/a/points/discover", 405, "this engine serves GET on this path"),
         ("PUT", "/collections/a/index", 404, "does not support it"),
-        ("DELETE", "/collections", 405, "this path takes GET"),
+        ("DELETE", "/collections", 405, "this engine serves GET on this path"),
         ("GET", "/collections//points/1", 404, "there is no such call"),
     ],
 )
