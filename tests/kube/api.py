@@ -18,6 +18,16 @@ Object = dict[str, Any]
 
 STRATEGIC = "application/strategic-merge-patch+json"
 
+GONE = frozenset({404, 409, 422})
+"""What a write about one very object gets when there is no such object any more, or another of its name (by uid)."""
+
+ENDING = 403
+"""What a creation gets in a namespace that is being deleted."""
+
+_TRANSIENT = frozenset({429, 500, 502, 503, 504})
+_PATIENCE_SECONDS = 30.0
+_PAUSE_SECONDS = 0.2
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +71,7 @@ class Api:
         try:
             await self._request("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", **options})
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status not in GONE:
                 raise
 
     async def watch(self, path: str, resource_version: str) -> AsyncIterator[Object]:
@@ -79,6 +89,19 @@ class Api:
     async def _request(
         self, method: str, path: str, body: Object | None = None, *, content_type: str = "application/json"
     ) -> Object:
+        """Ask, and ask again while the server is busy or the connection breaks: a machine under load does both."""
+        deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._ask(method, path, body, content_type)
+            except (ApiError, aiohttp.ClientError) as error:
+                lasting = isinstance(error, ApiError) and error.status not in _TRANSIENT
+                if lasting or asyncio.get_running_loop().time() > deadline:
+                    raise
+                logger.warning("%s %s: %s; asking again", method, path, error)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _ask(self, method: str, path: str, body: Object | None, content_type: str) -> Object:
         async with self._session.request(
             method,
             self._url + path,
@@ -118,12 +141,11 @@ class Mirror:
                 listed = await self._api.get(self._path)
                 self._replace(listed["items"])
                 await self._follow_from(listed["metadata"]["resourceVersion"])
-            except ApiError as error:
-                if error.status != 410:
+            except (ApiError, aiohttp.ClientError) as error:
+                if isinstance(error, ApiError) and error.status not in {410, *_TRANSIENT}:
                     raise
-            except (aiohttp.ClientError, TimeoutError) as error:
                 logger.warning("%s: %s; listing again", self._path, error)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _follow_from(self, version: str) -> None:
         while True:

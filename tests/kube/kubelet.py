@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.kube.api import Api, ApiError, Mirror, Object
+from tests.kube.api import ENDING, GONE, Api, ApiError, Mirror, Object
 from tests.kube.controlplane import ControlPlane
 from tests.kube.podstatus import HOST_IP, now
 from tests.kube.podworker import PodWorker
@@ -154,17 +154,15 @@ class Kubelet:
             self._workers[uid].end(metadata["deletionGracePeriodSeconds"])
 
     async def _work(self, uid: str) -> None:
-        try:
-            await self._workers[uid].run()
-        finally:
-            del self._workers[uid]
+        await self._workers[uid].run()
+        del self._workers[uid]  # a failed one stays, or the next event would start the pod a second time
 
     async def _bind(self, namespace: str, name: str, uid: str) -> None:
         binding = {"metadata": {"name": name, "uid": uid}, "target": {"kind": "Node", "name": NODE}}
         try:
             await self._api.create(f"/api/v1/namespaces/{namespace}/pods/{name}/binding", binding)
         except ApiError as error:
-            if error.status not in (404, 409):  # gone, or bound already by an event before this one
+            if error.status not in GONE | {ENDING}:  # 409 too: an event before this one had it bound
                 raise
 
     def _route(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.kube import pki
-from tests.kube.api import Api, ApiError, Object
+from tests.kube.api import ENDING, GONE, Api, ApiError, Object
 from tests.kube.podstatus import pod_status, waiting_status
 from vectorizer_operator.local.runner import Inputs, PodError, PodProcess
 
@@ -68,7 +68,7 @@ class PodWorker:
                 await self._publish(pod_status(self.pod, self._process.state))
             if not self._removed:
                 await self._api.delete(self._path, gracePeriodSeconds=0, preconditions={"uid": self._uid})
-        except asyncio.CancelledError:
+        except BaseException:
             if self._process:
                 await self._process.stop(grace_seconds=0)
             raise
@@ -83,7 +83,9 @@ class PodWorker:
             try:
                 process = await self._prepare()
                 await process.start()
-            except (PodError, OSError) as error:
+            except (PodError, OSError, ApiError) as error:
+                if isinstance(error, ApiError) and error.status not in GONE | {ENDING}:
+                    raise
                 reason = "CreateContainerConfigError"
                 await self._publish(
                     waiting_status(self.pod, address=self._address, reason=reason, message=str(error))
@@ -150,7 +152,7 @@ class PodWorker:
             patch = {"metadata": {"uid": self._uid}, "status": status}
             self.pod = await self._api.patch(f"{self._path}/status", patch)
         except ApiError as error:
-            if error.status not in (404, 409):  # it is gone; the event of that is on its way
+            if error.status not in GONE:  # the event of that is on its way
                 raise
         self._published = status
 
