@@ -27,7 +27,9 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 PAYLOADS = st.dictionaries(st.sampled_from("xyz"), VALUES, max_size=3)
-PATHS = st.sampled_from(["x", "y", "x.y", "x[]", "x[].y", "x[0]", "x[0].y", "x[][]", "y.z", '"x".y', "nowhere"])
+PATHS = st.sampled_from(
+    ["x", "y", "x.y", "x[]", "x[].y", "x[0]", "x[0].y", "x[][]", "y.z", '"x".y', "nowhere"]
+)
 OPERANDS = st.one_of(st.booleans(), st.integers(-2, 3), st.sampled_from(["a", "b c", "B", ""]))
 LISTS = st.lists(st.integers(-2, 3), max_size=3) | st.lists(st.sampled_from(["a", "B"]), max_size=3)
 TEXTS = st.sampled_from(["a", "b c", "B", "", "c a", "a b"])
