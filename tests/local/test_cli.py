@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 from qdrant_client import QdrantClient, models
 
 from tests.kube.eventually import eventually
 from tests.local.processes import mentioning, parent
+from vectorizer_operator.cli import ctl_main
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
@@ -29,15 +32,20 @@ class Local:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
+    def run(self, *arguments: str, stdin: str = "") -> Result:
+        command = ["local", *arguments, "--dir", str(self.folder)]
+        return CliRunner().invoke(ctl_main, command, input=stdin, catch_exceptions=False)
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """The same as a process that goes on."""
+        return subprocess.Popen(
             [VECTORIZERCTL, "local", *arguments, "--dir", self.folder],
-            input=stdin, capture_output=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def do(self, *arguments: str, stdin: str = "") -> str:
         done = self.run(*arguments, stdin=stdin)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.output
         return done.stdout
 
     def cluster(self) -> dict[str, Any]:
@@ -46,7 +54,8 @@ class Local:
 
     @property
     def client(self) -> QdrantClient:
-        return QdrantClient(self.cluster()["endpoint"])
+        # Without its check in the background, which would meet the pods that a test kills.
+        return QdrantClient(self.cluster()["endpoint"], check_compatibility=False)
 
     def nearest(self) -> list[models.ExtendedPointId]:
         return [
@@ -110,7 +119,9 @@ def test_a_killed_pod_is_ready_again_with_its_data(loaded: Local) -> None:
     nearest = loaded.nearest()
     os.kill(before["pods"][0]["pid"], signal.SIGKILL)
     restarts = before["pods"][0]["restarts"] + 1
-    eventually(lambda: loaded.cluster()["ready"] and loaded.cluster()["pods"][0]["restarts"] == restarts)
+    eventually(
+        lambda: [(pod["ready"], pod["restarts"]) for pod in loaded.cluster()["pods"]] == [(True, restarts)]
+    )
     assert loaded.cluster()["endpoint"] == before["endpoint"]
     assert loaded.nearest() == nearest
     assert nearest[0] == 3
@@ -149,7 +160,7 @@ def test_a_refused_spec_says_every_fix_and_leaves_what_runs_alone(loaded: Local)
     refused = loaded.run(
         "up", "-f", "-", stdin=quickstart(storage={"type": "memory"}, fileWatcher={"enabled": True})
     )
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "set spec.storage.type to mmap" in refused.stdout
     assert "set spec.fileWatcher.enabled to false" in refused.stdout
     assert loaded.cluster() == before
@@ -164,9 +175,7 @@ def test_a_paused_spec_changes_nothing_and_says_so(loaded: Local) -> None:
 
 def test_logs_follow_until_the_cluster_is_down(local: Local) -> None:
     local.do("up", "-f", str(QUICKSTART))
-    following = subprocess.Popen(
-        [VECTORIZERCTL, "local", "logs", "-f", "--dir", local.folder], stdout=subprocess.PIPE, text=True
-    )
+    following = local.start("logs", "-f")
     assert following.stdout
     assert any("ready on http://" in line for line in following.stdout)
     local.do("down")
@@ -175,10 +184,7 @@ def test_logs_follow_until_the_cluster_is_down(local: Local) -> None:
 
 
 def test_logs_stop_following_on_ctrl_c(loaded: Local) -> None:
-    following = subprocess.Popen(
-        [VECTORIZERCTL, "local", "logs", "quickstart", "-f", "--dir", loaded.folder],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    following = loaded.start("logs", "quickstart", "-f")
     assert following.stdout
     following.stdout.readline()
     following.send_signal(signal.SIGINT)
@@ -186,6 +192,7 @@ def test_logs_stop_following_on_ctrl_c(loaded: Local) -> None:
     assert following.returncode == 0
 
 
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_an_api_key_comes_from_a_secret_in_the_same_file(local: Local) -> None:
     secret = {
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"api": "swordfish"},
@@ -212,11 +219,23 @@ def test_a_cluster_of_no_pods_is_up_and_says_so(local: Local) -> None:
     assert local.do("status").splitlines()[1].split() == ["quickstart", "yes", "-", "-", "-", "-"]
 
 
+def test_progress_is_shown_in_place_on_a_terminal(local: Local) -> None:
+    mine, terminal = pty.openpty()
+    command = [VECTORIZERCTL, "local", "up", "-f", QUICKSTART, "--dir", local.folder]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm"}, text=True
+    )
+    os.close(terminal)
+    with os.fdopen(mine, "rb", buffering=0) as screen:
+        shown = screen.read(65536).decode()
+    assert done.returncode == 0
+    assert "quickstart: 0 of 1 pods ready" in shown
+    assert "\x1b[2K" in shown  # the line is erased and written again
+    assert "is ready at" in done.stdout
+
+
 def test_ctrl_c_leaves_a_starting_cluster_to_itself(local: Local) -> None:
-    starting = subprocess.Popen(
-        [VECTORIZERCTL, "local", "up", "-f", QUICKSTART, "--dir", local.folder],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    starting = local.start("up", "-f", str(QUICKSTART))
     assert starting.stderr
     starting.stderr.readline()  # "quickstart: starting"
     starting.send_signal(signal.SIGINT)
@@ -240,7 +259,7 @@ def test_warnings_and_objects_that_mean_nothing_here_are_named(local: Local) -> 
     namespace = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})
     small = quickstart(replicas=0, cluster={"maxCacheMemory": "32Mi"})
     done = local.run("up", "-f", "-", stdin=f"{namespace}\n---\n{small}")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert "<stdin>:1: Namespace shop: means nothing here, ignored" in done.stderr
     assert "warning: spec.cluster.maxCacheMemory is" in done.stderr
 
@@ -259,9 +278,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
     local: Local, arguments: tuple[str, ...], status: int, complaint: str
 ) -> None:
     done = local.run(*arguments)
-    assert done.returncode == status
+    assert done.exit_code == status
     assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_looking_around_makes_no_folder(local: Local) -> None:
@@ -273,5 +291,5 @@ def test_looking_around_makes_no_folder(local: Local) -> None:
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = Local(tmp_path / "file" / "state").run("up", "-f", str(QUICKSTART))
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert f"Error: {tmp_path}/file/state: Not a directory" in done.stderr

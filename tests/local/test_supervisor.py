@@ -26,6 +26,11 @@ def only(folder: StateFolder) -> ClusterStatus:
     return cluster
 
 
+def restarted(folder: StateFolder) -> bool:
+    cluster = only(folder)
+    return cluster.ready and cluster.pods[0].restarts == 1
+
+
 def test_a_killed_pod_is_started_again_with_its_claim(folder: StateFolder) -> None:
     port = free_port()
     (cluster,) = up(folder, wish("web", port=port))
@@ -33,7 +38,7 @@ def test_a_killed_pod_is_started_again_with_its_claim(folder: StateFolder) -> No
     assert killed
     assert cluster.endpoint == f"http://127.20.0.1:{port}"
     os.kill(killed, signal.SIGKILL)
-    eventually(lambda: only(folder).ready and only(folder).pods[0].restarts == 1)
+    eventually(lambda: restarted(folder))
     assert (folder.data("web") / "data-web-0" / "starts").read_text().split() == [
         str(killed),
         str(only(folder).pods[0].pid),
@@ -189,7 +194,7 @@ def test_a_status_that_cannot_be_written_for_a_moment_is_written_later(folder: S
     os.kill(cluster.pods[0].pid or 0, signal.SIGKILL)
     eventually(lambda: "cannot write the status" in folder.supervisor_log.read_text())
     status.rmdir()
-    eventually(lambda: status.is_file() and only(folder).ready and only(folder).pods[0].restarts == 1)
+    eventually(lambda: status.is_file() and restarted(folder))
 
 
 def test_a_cluster_whose_supervisor_died_can_be_taken_down(folder: StateFolder) -> None:

@@ -152,10 +152,8 @@ class StateFolder:
         shutil.rmtree(self.cluster(name))
 
     def status(self) -> Status:
-        try:
-            return Status.model_validate_json((self.path / "status.json").read_bytes())
-        except FileNotFoundError:
-            return Status()
+        """As last published: worth something only while a supervisor lives."""
+        return Status.model_validate_json((self.path / "status.json").read_bytes())
 
     def write_status(self, status: Status) -> None:
         _replace(self.path / "status.json", status.model_dump(mode="json"))
