@@ -141,6 +141,11 @@ class CacheMemoryManager:
                 self._evictable[charge] = None
         return charge
 
+    def available(self) -> int:
+        """What could be reserved now, evicting everything that may be evicted. Bytes."""
+        with self._lock:
+            return self._limit - self._used + sum(charge.nbytes for charge in self._evictable)
+
     def require_possible(self, what: str, nbytes: int) -> None:
         """Raise CacheMemoryLimitExceeded where *nbytes* could not even fit into empty caches."""
         if nbytes > self._limit:

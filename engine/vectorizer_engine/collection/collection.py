@@ -25,9 +25,10 @@ from vectorizer_engine.collection.types import (
     Record,
     Scored,
 )
-from vectorizer_engine.collection.view import Accepts, Found, Place
+from vectorizer_engine.collection.view import Accepts, Found, Place, SearchMode
 from vectorizer_engine.errors import DimensionMismatch, InvalidPoint, InvalidVector, PointNotFound
 from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.keys import decode_id, encode_id
 from vectorizer_engine.storage.segment import StoredPoint
 
@@ -49,14 +50,16 @@ class Collection:
             f"segment {segment.id} with {segment.points} points was set aside: {segment.reason}"
             for segment in self._shard.quarantined
         )
+        layouts = tuple(self._shard.layouts())
         busy = CollectionStatus.YELLOW if self._shard.busy else CollectionStatus.GREEN
         return CollectionInfo(
             name=self.name,
             params=self.params,
             status=CollectionStatus.RED if problems else busy,
             points=view.points,
-            indexed_vectors=0,
+            indexed_vectors=sum(layout.points for layout in layouts if layout.layout != SegmentLayout.EXACT),
             segments=len(view.parts),
+            layouts=layouts,
             disk_bytes=self._shard.disk_bytes,
             problems=problems,
         )
@@ -196,7 +199,8 @@ class Collection:
         rows = self._checked(queries)
         distance = self.params.distance
         accepts = None if predicate is None else _accepts(predicate)
-        answers = self._shard.view.search(rows, offset + limit, distance=distance, accepts=accepts)
+        how = SearchMode(distance, exact, ef)
+        answers = self._shard.view.search(rows, offset + limit, how, accepts=accepts)
         return [
             [
                 _scored(found, with_payload, with_vector)

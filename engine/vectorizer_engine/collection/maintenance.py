@@ -1,17 +1,26 @@
-"""The background work of a store: one thread that seals heads and one that merges segments, for all
-collections together. Sealing has its own thread because writers wait for it.
+"""The background work of a store: one thread that seals heads, and one that merges segments and builds indexes,
+for all collections together. Sealing has its own thread because writers wait for it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
+
+NICENESS = 10
+"""Background threads give way to those that answer requests. So do the threads that faiss starts in them."""
+
+STOP_SECONDS = 5.0
+"""How long `close` waits for a job. Building an index cannot be broken off; it ends with the process."""
+
+Job = Callable[[], None]
 
 
 class HoldsHead(Protocol):
@@ -30,8 +39,8 @@ class Maintenance:
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._holders: set[HoldsHead] = set()
-        self._seal = ThreadPoolExecutor(1, thread_name_prefix="seal")
-        self._merge = ThreadPoolExecutor(1, thread_name_prefix="merge")
+        self._seal = _Worker("seal")
+        self._merge = _Worker("merge")
 
     def register(self, holder: HoldsHead) -> None:
         """From now on `relieve` may flush *holder*."""
@@ -49,25 +58,60 @@ class Maintenance:
         if largest is not None and largest.head_bytes:
             largest.flush()
 
-    def seal(self, job: Callable[[], None]) -> None:
-        self._submit(self._seal, job)
+    def seal(self, job: Job) -> None:
+        self._seal.submit(job)
 
-    def merge(self, job: Callable[[], None]) -> None:
-        self._submit(self._merge, job)
+    def merge(self, job: Job) -> None:
+        self._merge.submit(job)
+
+    def merge_later(self, seconds: float, job: Job) -> None:
+        """`merge`, but not before *seconds* have passed."""
+        timer = threading.Timer(seconds, self._merge.submit, (job,))
+        timer.daemon = True
+        timer.start()
 
     def close(self) -> None:
         """Return when nothing runs any more. What has not begun is dropped: recovery does it again."""
         self.stopping.set()
-        for executor in (self._seal, self._merge):
-            executor.shutdown(cancel_futures=True)
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in (self._seal, self._merge):
+            worker.close(deadline)
 
-    def _submit(self, executor: ThreadPoolExecutor, job: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # closed
-            executor.submit(self._run, job)
 
-    @staticmethod
-    def _run(job: Callable[[], None]) -> None:
-        try:
-            job()
-        except Exception:
-            logger.exception("a background job failed")
+class _Worker:
+    """A thread that carries out jobs one after the other. It starts with the first of them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+            self._jobs.put(job)
+
+    def close(self, deadline: float) -> None:
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        if thread is not None:
+            self._jobs.put(None)
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while (job := self._jobs.get()) is not None:
+            if self._closed:
+                continue
+            try:
+                job()
+            except Exception:
+                logger.exception("a background job failed")
+            del job  # or it would keep alive what it worked on until the next one comes

@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.collection.indexing import SegmentIndexes
 from vectorizer_engine.collection.maintenance import Maintenance
-from vectorizer_engine.collection.merge_policy import Size, choose_merge
+from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
 from vectorizer_engine.collection.operations import (
     ChangePayload,
     Delete,
@@ -35,7 +36,7 @@ from vectorizer_engine.collection.operations import (
     UpsertRecord,
     decode_record,
 )
-from vectorizer_engine.collection.types import CollectionParams
+from vectorizer_engine.collection.types import CollectionParams, LayoutInfo
 from vectorizer_engine.collection.view import Accepts, Part, Place, Source, View
 from vectorizer_engine.errors import (
     CacheMemoryLimitExceeded,
@@ -46,6 +47,7 @@ from vectorizer_engine.errors import (
     StoreCorrupt,
 )
 from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.head import POINT_BYTES, Head
@@ -58,6 +60,8 @@ from vectorizer_engine.storage.segment_store import FileSegmentStore
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 1024
+_QUIET_SECONDS = 2.0
+"""Without a write for so long, segments are indexed that are too small to be indexed while more may follow."""
 _MEMORY_PATIENCE = 30.0
 """Seconds for which a write waits for heads to be sealed before it gives up."""
 
@@ -126,7 +130,10 @@ class Shard:
         self._sealed_heads: list[_SealedHead] = []
         self._sealing_error: tuple[type[EngineError], str] | None = None
         self._sealing_tried = 0.0
-        self._merging = False
+        self._tidying = False
+        self._waiting_for_quiet = False
+        self._last_write = 0.0
+        self._indexes = SegmentIndexes(params.distance, memory=self._memory, files=self._files)
         self._log_bytes = 0
         with disk_errors(f"open {folder}"):
             self._segments = FileSegmentStore(
@@ -143,11 +150,12 @@ class Shard:
         self._commit = GroupCommit(self._log)
         environment.maintenance.register(self)
         with disk_errors(f"recover {folder}"):
-            self._view = View(
-                tuple(Part(segment, segment.count, live) for segment, live in self._segments.open_all())
-            )
+            opened = self._segments.open_all()
+            for segment, _ in opened:
+                self._indexes.open_existing(segment)
+            self._view = View(tuple(Part(segment, segment.count, live) for segment, live in opened))
             self._replay()
-        self._schedule_merge()
+        self._schedule_tidying()
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -263,6 +271,7 @@ class Shard:
     def _note_logged(self, size: int, number: int) -> None:
         """Deletes fill the log and never the head, so the log's own size seals it too."""
         self._log_bytes += size
+        self._last_write = time.monotonic()
         if self._log_bytes > self._limits.log_bytes:
             self._seal_head(applied=number)
 
@@ -313,11 +322,22 @@ class Shard:
         if self._closed.is_set():
             raise StoreClosed(f"{self._folder} is closed: its collection was deleted or the store shuts down")
 
+    def layouts(self) -> Iterator[LayoutInfo]:
+        """How each sealed segment is searched."""
+        for segment, part in self.view.segments():
+            plan = self._indexes.plan(segment)
+            if segment.index is None and plan.layout is not SegmentLayout.EXACT:
+                yield LayoutInfo(
+                    part.live.count, SegmentLayout.EXACT, f"{plan.layout.value} is not built yet"
+                )
+            else:
+                yield LayoutInfo(part.live.count, plan.layout, plan.reason)
+
     @property
     def busy(self) -> bool:
-        """Whether heads are being sealed or segments merged."""
+        """Whether heads are being sealed, segments merged or indexes built."""
         with self._sealing:
-            return bool(self._sealed_heads) or self._merging
+            return bool(self._sealed_heads) or self._tidying
 
     @property
     def quarantined(self) -> tuple[QuarantinedSegment, ...]:
@@ -361,41 +381,82 @@ class Shard:
                 self._sealed_heads.pop(0)
                 self._sealing_error = None
                 self._sealing.notify_all()
-            self._schedule_merge()
+            self._schedule_tidying()
 
     def _seal(self, sealed: _SealedHead) -> None:
         snapshot = self._view
         parts = [part for part in snapshot.parts if part.source is sealed.head]
         self._rewrite(parts, applied=sealed.applied)
 
-    def _schedule_merge(self) -> None:
+    def _schedule_tidying(self) -> None:
         with self._sealing:
-            if self._merging or not self._choose_merge():
+            nothing_sealed = next(self._view.segments(), None) is None
+            if self._tidying or self._closed.is_set() or nothing_sealed:
                 return
-            self._merging = True
-        self._environment.maintenance.merge(self._merge)
+            self._tidying = True
+        self._environment.maintenance.merge(self._tidy)
 
-    def _choose_merge(self) -> list[Part]:
-        parts = [part for _, part in self._view.segments()]
-        chosen = choose_merge(
-            [Size(part.rows, part.live.count) for part in parts],
-            unit=self._limits.head_points,
-            largest=self._limits.segment_points,
-        )
-        return [parts[index] for index in chosen]
-
-    def _merge(self) -> None:
+    def _tidy(self) -> None:
+        """Merge what is to be merged; then index, because a segment that is merged soon needs no index."""
+        tried: set[Segment] = set()
         try:
-            while parts := self._choose_merge():
-                with disk_errors(f"merge segments in {self._folder}"):
-                    self._rewrite(parts, applied=None)
+            while True:
+                self._check_running()
+                if parts := self._choose_merge():
+                    with disk_errors(f"merge segments in {self._folder}"):
+                        self._rewrite(parts, applied=None)
+                elif segment := self._choose_for_index(tried):
+                    tried.add(segment)
+                    with disk_errors(f"index a segment in {self._folder}"):
+                        self._indexes.build(segment, still_wanted=self._is_running)
+                else:
+                    break
         except _Stopping:
             pass
         except EngineError as error:
-            logger.error("%s; they stay as they are", str(error))
+            logger.error("%s; the segments stay as they are", str(error))
         finally:
             with self._sealing:
-                self._merging = False
+                self._tidying = False
+
+    def _choose_merge(self) -> list[Part]:
+        parts = [part for _, part in self._view.segments()]
+        largest = self._indexes.largest_segment(self._params.dimension) or self._limits.segment_points
+        chosen = choose_merge(
+            [Size(part.rows, part.live.count) for part in parts],
+            unit=self._limits.head_points,
+            largest=min(largest, self._limits.segment_points),
+        )
+        return [parts[index] for index in chosen]
+
+    def _choose_for_index(self, tried: set[Segment]) -> Segment | None:
+        """The largest segment that should have an index. Small ones wait for quiet: they may be merged soon."""
+        wanting = [
+            segment
+            for segment, _ in self._view.segments()
+            if segment not in tried and self._indexes.wants(segment)
+        ]
+        if not wanting:
+            return None
+        largest = max(wanting, key=lambda segment: segment.count)
+        quiet = time.monotonic() - self._last_write >= _QUIET_SECONDS
+        if quiet or largest.count >= FANOUT * self._limits.head_points:
+            return largest
+        self._tidy_when_quiet()
+        return None
+
+    def _tidy_when_quiet(self) -> None:
+        with self._sealing:
+            if self._waiting_for_quiet:
+                return
+            self._waiting_for_quiet = True
+
+        def tidy() -> None:
+            with self._sealing:
+                self._waiting_for_quiet = False
+            self._schedule_tidying()
+
+        self._environment.maintenance.merge_later(_QUIET_SECONDS, tidy)
 
     def _rewrite(self, parts: Sequence[Part], *, applied: int | None) -> None:
         """Put one segment with what is live in *parts* in their place.
@@ -412,6 +473,7 @@ class Shard:
                 self._segments.discard(segment)
             raise
         for old, _ in view.segments():
+            self._indexes.discard(old)
             self._segments.discard(old)
 
     def _batches(self, view: View) -> Iterator[tuple[list[StoredPoint], Vectors]]:
@@ -445,8 +507,11 @@ class Shard:
         self._log.forget(through=applied)
 
     def _check_running(self) -> None:
-        if self._closed.is_set() or self._environment.maintenance.stopping.is_set():
+        if not self._is_running():
             raise _Stopping
+
+    def _is_running(self) -> bool:
+        return not (self._closed.is_set() or self._environment.maintenance.stopping.is_set())
 
     def _deleted_since(self, before: dict[Source, Part]) -> list[bytes]:
         """The keys that were live in *before* and have since been deleted or overwritten."""
@@ -484,6 +549,7 @@ class Shard:
         self._closed.set()
         self._environment.maintenance.forget(self)
         self._commit.close()
+        self._indexes.close()
         self._segments.close()
         self._head_charge.release()
         with self._lock:

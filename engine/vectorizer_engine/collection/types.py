@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ __all__ = [
     "CollectionParams",
     "CollectionStatus",
     "Distance",
+    "LayoutInfo",
     "Payload",
     "PointId",
     "Predicate",
@@ -75,9 +76,20 @@ class CollectionStatus(StrEnum):
     RED = "red"
 
 
+class LayoutInfo(NamedTuple):
+    """How one sealed segment is searched at present, and the planner's reason for it in words."""
+
+    points: int
+    layout: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection at a moment. `problems` says in words why the status is red."""
+    """A collection at a moment. `problems` says in words why the status is red.
+
+    `segments` counts the heads too, which take what is written and have no layout to choose.
+    """
 
     name: str
     params: CollectionParams
@@ -85,5 +97,6 @@ class CollectionInfo:
     points: int
     indexed_vectors: int
     segments: int
+    layouts: tuple[LayoutInfo, ...]
     disk_bytes: int
     problems: tuple[str, ...]

@@ -25,6 +25,14 @@ Source = Head | Segment
 Accepts = Callable[[StoredPoint], bool]
 
 
+class SearchMode(NamedTuple):
+    """How to compare, and with how much care: *exact* compares with everything, *ef* is for the indexes."""
+
+    distance: Distance
+    exact: bool = False
+    ef: int | None = None
+
+
 @dataclass(frozen=True)
 class Part:
     """A head or a segment, how many of its rows were published, and which of them still count."""
@@ -37,10 +45,14 @@ class Part:
     def vectors(self) -> Vectors:
         return self.source.vectors[: self.rows]
 
-    def search(self, queries: Vectors, limit: int, distance: Distance, allowed: LiveMask) -> list[Hits]:
+    def search(self, queries: Vectors, limit: int, allowed: LiveMask, how: SearchMode) -> list[Hits]:
         """The nearest rows among *allowed*, which are some of the live ones."""
+        limit = min(limit, allowed.count)
         mask = None if allowed.count == self.rows else allowed.bits
-        return FlatIndex(self.vectors, distance).search(queries, min(limit, allowed.count), mask=mask)
+        index = self.source.index if isinstance(self.source, Segment) and not how.exact else None
+        if index is not None:
+            return index.search(queries, limit, mask=mask, ef=how.ef)
+        return FlatIndex(self.vectors, how.distance).search(queries, limit, mask=mask)
 
     def select(self, accepts: Accepts) -> LiveMask:
         """The live rows that *accepts* takes. Reads every one of them."""
@@ -117,7 +129,7 @@ class View:
         return sum(part.select(accepts).count for part in self.parts)
 
     def search(
-        self, queries: Vectors, limit: int, *, distance: Distance, accepts: Accepts | None
+        self, queries: Vectors, limit: int, how: SearchMode, *, accepts: Accepts | None
     ) -> list[list[Found]]:
         """For each row of *queries* (float32 [q, d], C order) up to *limit* nearest points, closest first."""
         answers: list[list[Found]] = [[] for _ in queries]
@@ -125,13 +137,13 @@ class View:
             allowed = part.live if accepts is None else part.select(accepts)
             if allowed.count == 0:
                 continue
-            for answer, hits in zip(answers, part.search(queries, limit, distance, allowed), strict=True):
+            for answer, hits in zip(answers, part.search(queries, limit, allowed, how), strict=True):
                 answer.extend(
                     Found(Place(part, offset), score)
                     for offset, score in zip(hits.offsets.tolist(), hits.scores.tolist(), strict=True)
                 )
         for answer in answers:
-            answer.sort(key=lambda found: found.score, reverse=distance.larger_is_closer)
+            answer.sort(key=lambda found: found.score, reverse=how.distance.larger_is_closer)
             del answer[limit:]
         return answers
 

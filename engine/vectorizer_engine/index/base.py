@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,3 +33,14 @@ class Hits(NamedTuple):
 
     offsets: Offsets
     scores: Vectors
+
+
+class ApproximateIndex(Protocol):
+    """What finds most of the nearest vectors without comparing all of them."""
+
+    def search(self, queries: Vectors, limit: int, *, mask: Mask | None, ef: int | None) -> list[Hits]:
+        """For each row of *queries* (float32 [q, d], C order) about the *limit* nearest of what *mask* allows.
+
+        *ef* asks for more or less care than is usual, where the index knows such a thing.
+        """
+        ...

@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from vectorizer_engine.errors import StoreCorrupt
-from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.index.base import ApproximateIndex, Vectors
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
 
@@ -194,6 +194,8 @@ class Segment:
         """
         self.folder = folder
         self.id = id
+        self.index: ApproximateIndex | None = None
+        """Set once it is built. What is read before that is searched exactly."""
         self.vectors = _map_vectors(folder / VECTORS_NAME, dimension)
         self.count = len(self.vectors)
         path = folder / POINTS_NAME

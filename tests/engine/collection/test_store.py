@@ -233,7 +233,7 @@ def test_a_thousand_idle_collections_cost_no_thread_and_few_descriptors(tmp_path
     for number in range(1000):
         store.create_collection(f"c{number}", params())
     assert threading.active_count() == threads
-    assert open_descriptors() == descriptors
+    assert open_descriptors() <= descriptors
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 20 * 1024  # KiB
     assert len(store.collections()) == 1000
     store.close()

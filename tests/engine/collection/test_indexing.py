@@ -1,0 +1,176 @@
+"""Indexes of sealed segments: built behind the writes, opened again, built again when they are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.collection.model import MiB, params
+from tests.engine.collection.test_collection import settled, wait_until
+from tests.engine.disks import FailingDisk
+from tests.engine.index.samples import clustered
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.shard import ShardLimits
+from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.collection.types import Distance
+from vectorizer_engine.storage.files import Files
+
+COUNT, DIMENSION = 4950, 24
+LIMITS = ShardLimits(head_points=1100)
+"""Four heads make a segment of 4,400 points, which is worth an index at once."""
+
+
+def open_at(
+    path: Path, *, memory: CacheMemoryManager | None = None, files: Files | None = None
+) -> VectorStore:
+    return VectorStore.open(path, memory=memory or CacheMemoryManager(64 * MiB), files=files, limits=LIMITS)
+
+
+def fill(store: VectorStore, distance: Distance = Distance.COSINE) -> Collection:
+    collection = store.create_collection("c", params(DIMENSION, distance))
+    rows = clustered(COUNT, DIMENSION)
+    for start in range(0, COUNT, 550):
+        ids = list(range(start, start + 550))
+        collection.upsert(ids, rows[start : start + 550], [{"even": point % 2 == 0} for point in ids])
+    return collection
+
+
+def indexed(collection: Collection) -> bool:
+    return settled(collection) and collection.info().indexed_vectors >= 4400
+
+
+def recall(collection: Collection, *, ef: int | None = None) -> float:
+    queries = clustered(50, DIMENSION, seed=0) + np.float32(0.05)
+    found = collection.search(queries, limit=10, ef=ef)
+    true = collection.search(queries, limit=10, exact=True)
+    return float(
+        np.mean([len({h.id for h in a} & {h.id for h in b}) / 10 for a, b in zip(found, true, strict=True)])
+    )
+
+
+def test_a_merged_segment_is_indexed_and_found_again_after_a_restart(tmp_path: Path) -> None:
+    memory = CacheMemoryManager(64 * MiB)
+    store = open_at(tmp_path, memory=memory)
+    collection = fill(store)
+    wait_until(lambda: indexed(collection))
+    (layout,) = collection.info().layouts
+    assert layout.layout == "hnsw-sq8"
+    assert "fits into the memory" in layout.reason
+    assert recall(collection) >= 0.97
+    assert memory.snapshot().by_cache[CacheType.HNSW] > 0
+    store.close()
+    assert memory.snapshot().used == 0
+    (file,) = tmp_path.rglob("index.hnsw-sq8")
+    written = file.stat().st_mtime_ns
+    store = open_at(tmp_path)
+    collection = store.collection("c")
+    assert collection.info().indexed_vectors >= 4400
+    assert recall(collection) >= 0.97
+    assert file.stat().st_mtime_ns == written
+    store.close()
+
+
+def test_deletes_and_overwrites_are_exact_at_once_under_an_index(tmp_path: Path) -> None:
+    store = open_at(tmp_path)
+    collection = fill(store)
+    wait_until(lambda: indexed(collection))
+    query = clustered(COUNT, DIMENSION)[:1]
+    (before,) = collection.search(query, limit=5)
+    assert before[0].id == 0
+    collection.delete(ids=[0])
+    collection.upsert([before[1].id], -query, [None])
+    (after,) = collection.search(query, limit=5)
+    assert not {hit.id for hit in after} & {0, before[1].id}
+    (filtered,) = collection.search(query, limit=20, predicate=lambda _, payload: payload.get("even") is True)
+    assert len(filtered) == 20
+    assert all(isinstance(hit.id, int) and hit.id % 2 == 0 for hit in filtered)
+    store.close()
+
+
+def test_a_damaged_index_file_is_built_again(tmp_path: Path) -> None:
+    store = open_at(tmp_path)
+    collection = fill(store)
+    wait_until(lambda: indexed(collection))
+    store.close()
+    (file,) = tmp_path.rglob("index.hnsw-sq8")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    file.with_name("index.hnsw-sq8.unfinished").write_bytes(b"left by a crash")
+    store = open_at(tmp_path)
+    collection = store.collection("c")
+    assert collection.info().problems == ()
+    wait_until(lambda: indexed(collection))
+    assert recall(collection) >= 0.97
+    assert not list(tmp_path.rglob("*.unfinished"))
+    store.close()
+
+
+@pytest.mark.parametrize("call", ["create", "write", "rename"])
+def test_an_index_that_cannot_be_written_leaves_exact_search(tmp_path: Path, call: str) -> None:
+    class NoIndex(FailingDisk):
+        def create(self, path: Path) -> int:
+            if call == "create" and "index" in path.name:
+                raise OSError(28, "No space left on device")
+            descriptor = super().create(path)
+            self.index = descriptor if "index" in path.name else None
+            return descriptor
+
+        def write(self, descriptor: int, data: bytes | memoryview, position: int) -> None:
+            if call == "write" and descriptor == self.index:
+                raise OSError(28, "No space left on device")
+            super().write(descriptor, data, position)
+
+        def rename(self, source: Path, target: Path) -> None:
+            if call == "rename" and "index" in target.name:
+                raise OSError(28, "No space left on device")
+            super().rename(source, target)
+
+    store = open_at(tmp_path, files=NoIndex())
+    collection = fill(store)
+    wait_until(lambda: settled(collection) and len(collection.info().layouts) == 1)
+    info = collection.info()
+    assert info.indexed_vectors == 0
+    assert info.layouts[0].reason == "hnsw-sq8 is not built yet"
+    assert recall(collection) == 1
+    assert not list(tmp_path.rglob("index*"))
+    store.close()
+
+
+def test_a_limit_too_small_for_an_index_leaves_exact_search_and_says_why(tmp_path: Path) -> None:
+    memory = CacheMemoryManager(3 * MiB)
+    store = open_at(tmp_path, memory=memory)
+    collection = fill(store)
+    wait_until(lambda: settled(collection) and collection.info().segments <= 3)
+    assert collection.count() == COUNT
+    assert recall(collection) >= 0.97
+    for layout in collection.info().layouts:
+        assert layout.layout in {"exact", "hnsw-sq8", "ivf-rabitq"}
+        assert layout.reason
+    assert memory.snapshot().peak <= 3 * MiB
+    store.close()
+
+
+def test_manhattan_is_served_exactly_and_says_so(tmp_path: Path) -> None:
+    store = open_at(tmp_path)
+    collection = fill(store, Distance.MANHATTAN)
+    wait_until(lambda: settled(collection) and len(collection.info().layouts) == 1)
+    (layout,) = collection.info().layouts
+    assert layout.layout == "exact"
+    assert "Manhattan" in layout.reason
+    assert recall(collection) == 1
+    store.close()
+
+
+def test_a_collection_that_is_deleted_while_it_is_indexed_leaves_nothing(tmp_path: Path) -> None:
+    memory = CacheMemoryManager(64 * MiB)
+    store = open_at(tmp_path, memory=memory)
+    collection = fill(store)
+    wait_until(lambda: bool(list(tmp_path.rglob("*.unfinished"))) or indexed(collection))
+    store.delete_collection("c")
+    wait_until(lambda: memory.snapshot().used == 0)
+    assert list((tmp_path / "collections").iterdir()) == []
+    store.close()
