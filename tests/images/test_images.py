@@ -96,6 +96,13 @@ def test_each_images_entry_point_answers(images: dict[str, Path], name: str, com
     assert "Usage:" in do(images[name] / "bin" / program, command, "--help")
 
 
+def test_a_command_whose_libraries_are_not_there_says_how_to_install_them(images: dict[str, Path]) -> None:
+    missing = run(images["engine"] / "bin" / "vectorizerctl", "local", "status")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("Error: `local` needs the Python package ")
+    assert "pip install 'vectorizer-operator[operator,engine]'" in missing.stderr
+
+
 @pytest.mark.parametrize("name", ["operator", "engine"])
 def test_rules_are_checked_in_both_images(images: dict[str, Path], name: str, tmp_path: Path) -> None:
     image = images[name]

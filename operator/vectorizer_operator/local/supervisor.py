@@ -116,9 +116,8 @@ class ClusterWorker:
             on_change=lambda _: self._on_change(),
         )
         try:
-            shutil.rmtree(
-                folder / "volumes", ignore_errors=True
-            )  # a new pod has new ones; only claims are kept
+            # A new pod has new volumes; only claims are kept.
+            shutil.rmtree(folder / "volumes", ignore_errors=True)
             for volume in volumes.values():
                 volume.mkdir(parents=True, exist_ok=True, mode=0o700)
             await process.start()
