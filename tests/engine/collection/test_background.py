@@ -1,0 +1,99 @@
+"""Which segments are merged, and the threads that do it."""
+
+from __future__ import annotations
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+
+sizes = st.lists(
+    st.tuples(st.integers(1, 5000), st.integers(0, 5000)).map(lambda t: Size(max(t), min(t))), max_size=20
+)
+
+
+@given(sizes)
+def test_merging_as_chosen_comes_to_an_end_with_few_segments(segments: list[Size]) -> None:
+    """A merge of a merge's result ends; what is left is under the fan-out on every tier."""
+    steps = 0
+    while chosen := choose_merge(segments, unit=10, largest=100_000):
+        live = sum(segments[index].live for index in chosen)
+        assert live <= 100_000
+        segments = [size for index, size in enumerate(segments) if index not in chosen]
+        if live:
+            segments.append(Size(live, live))
+        steps += 1
+        assert steps <= 60
+    assert len(segments) <= (FANOUT - 1) * 7
+
+
+def test_nothing_is_merged_beyond_the_largest_size() -> None:
+    full = [Size(90, 90)] * 8
+    assert choose_merge(full, unit=100, largest=100) == []
+    assert choose_merge([Size(25, 25)] * 8, unit=100, largest=100) == [0, 1, 2, 3]
+
+
+def test_a_segment_that_lost_much_is_rewritten_by_itself() -> None:
+    assert choose_merge([Size(100, 71), Size(100, 70)], unit=100, largest=1000) == [1]
+    assert choose_merge([Size(100, 0)], unit=100, largest=1000) == [0]
+
+
+def test_jobs_run_in_order_and_a_failing_one_stops_none() -> None:
+    maintenance = Maintenance()
+    done: list[int] = []
+    finished = threading.Event()
+
+    def fail() -> None:
+        raise ValueError("a job that fails")
+
+    maintenance.seal(lambda: done.append(1))
+    maintenance.seal(fail)
+    maintenance.seal(lambda: done.append(2))
+    maintenance.merge_later(0.01, finished.set)
+    maintenance.seal(lambda: done.append(3))
+    assert finished.wait(10)
+    maintenance.close()
+    maintenance.close()
+    maintenance.seal(lambda: done.append(4))
+    assert done == [1, 2, 3]
+
+
+def test_jobs_that_have_not_begun_are_dropped_at_the_end() -> None:
+    maintenance = Maintenance()
+    begun = threading.Event()
+    done: list[int] = []
+
+    def wait_for_the_end() -> None:
+        begun.set()
+        maintenance.stopping.wait(10)
+
+    maintenance.merge(wait_for_the_end)
+    maintenance.merge(lambda: done.append(1))
+    assert begun.wait(10)
+    maintenance.close()
+    assert done == []
+
+
+def test_the_head_that_holds_most_is_flushed() -> None:
+    class Holder:
+        def __init__(self, head_bytes: int) -> None:
+            self.head_bytes = head_bytes
+            self.flushed = 0
+
+        def flush(self) -> None:
+            self.flushed += 1
+
+    small, large = Holder(1), Holder(2)
+    maintenance = Maintenance()
+    maintenance.relieve()
+    for holder in (small, large):
+        maintenance.register(holder)
+    maintenance.relieve()
+    maintenance.forget(large)
+    maintenance.relieve()
+    small.head_bytes = 0
+    maintenance.relieve()
+    assert (small.flushed, large.flushed) == (1, 1)
