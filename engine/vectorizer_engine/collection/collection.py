@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from vectorizer_engine.cache.advanced_cache import AdvancedCache
+from vectorizer_engine.collection.cached_search import search_with_cache
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import (
     CollectionInfo,
@@ -39,10 +41,13 @@ _POINTS_AT_ONCE = 1000
 class Collection:
     """Points of one dimension and distance. Made by `VectorStore`."""
 
-    def __init__(self, name: str, params: CollectionParams, shard: Shard) -> None:
+    def __init__(
+        self, name: str, params: CollectionParams, shard: Shard, *, results: AdvancedCache | None
+    ) -> None:
         self.name = name
         self.params = params
         self._shard = shard
+        self._results = results
 
     def info(self) -> CollectionInfo:
         view = self._shard.view
@@ -198,9 +203,12 @@ class Collection:
         """
         rows = self._checked(queries)
         distance = self.params.distance
-        accepts = None if predicate is None else _accepts(predicate)
         how = SearchMode(distance, exact, ef)
-        answers = self._shard.view.search(rows, offset + limit, how, accepts=accepts)
+        if predicate is None and self._results is not None:
+            answers = search_with_cache(self._shard.view, rows, offset + limit, how, results=self._results)
+        else:
+            accepts = None if predicate is None else _accepts(predicate)
+            answers = self._shard.view.search(rows, offset + limit, how, accepts=accepts)
         return [
             [
                 _scored(found, with_payload, with_vector)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.maintenance import Maintenance
@@ -68,9 +69,17 @@ class VectorStore:
     """Every collection of one engine process. Methods may be called from any thread."""
 
     def __init__(
-        self, path: Path, *, memory: CacheMemoryManager, files: Files, limits: ShardLimits, lock: int
+        self,
+        path: Path,
+        *,
+        memory: CacheMemoryManager,
+        files: Files,
+        limits: ShardLimits,
+        results: AdvancedCache | None,
+        lock: int,
     ) -> None:
         """Use `open`."""
+        self._results = results
         self._root = path / "collections"
         self._files = files
         self._lock_file = lock
@@ -89,12 +98,13 @@ class VectorStore:
         memory: CacheMemoryManager,
         files: Files | None = None,
         limits: ShardLimits | None = None,
+        results: AdvancedCache | None = None,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
         A collection that is damaged beyond what its other segments can stand in for is set apart: see
-        `damaged`. Raises StoreLocked, StoreVersionError, StorageFull, or StorageFailure where the folder cannot
-        be used.
+        `damaged`. With *results*, the answers of searches are kept in it. Raises StoreLocked,
+        StoreVersionError, StorageFull, or StorageFailure where the folder cannot be used.
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
@@ -106,7 +116,14 @@ class VectorStore:
             lock = _take_lock(path)
             try:
                 _check_format(path, files)
-                store = cls(path, memory=memory, files=files, limits=limits or ShardLimits(), lock=lock)
+                store = cls(
+                    path,
+                    memory=memory,
+                    files=files,
+                    limits=limits or ShardLimits(),
+                    results=results,
+                    lock=lock,
+                )
                 store._recover()
             except BaseException:
                 os.close(lock)
@@ -183,6 +200,8 @@ class VectorStore:
             for entry in self._open.values():
                 entry.shard.close()
             self._open.clear()
+            if self._results is not None:
+                self._results.clear()
             os.close(self._lock_file)
 
     def _check_usable(self) -> None:
@@ -205,7 +224,7 @@ class VectorStore:
 
     def _open_collection(self, name: str, params: CollectionParams, folder: Path) -> Collection:
         shard = Shard(folder / _SHARD, params, self._environment)
-        self._open[name] = _Open(Collection(name, params, shard), shard, folder)
+        self._open[name] = _Open(Collection(name, params, shard, results=self._results), shard, folder)
         return self._open[name].collection
 
     def _folder_of_damaged(self, name: str) -> Path:

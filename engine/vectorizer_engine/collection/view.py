@@ -7,8 +7,9 @@ point exactly once, whatever is overwritten, sealed or merged meanwhile, and tak
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -87,9 +88,13 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """The parts of a shard. A key lives in one of them at most. The last is the head, if there is one."""
+    """The parts of a shard. A key lives in one of them at most. The last is the head, if there is one.
+
+    No two views of a process have the same `serial`.
+    """
 
     parts: tuple[Part, ...] = ()
+    serial: int = field(default_factory=itertools.count().__next__, init=False)
 
     @property
     def points(self) -> int:
