@@ -68,9 +68,7 @@ class Application:
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - every error becomes an answer, and bugs are logged
-            self._count_violations(error)
-            failure = answer_error(error, seconds=time.perf_counter() - began)
-            answer = Plain(encode(failure.body), _JSON, failure.status, failure.headers)
+            answer = self._failure(error, began)
         await self._send(answer, send)
         self._observe(route, answer.status, time.perf_counter() - began)
 
@@ -81,7 +79,7 @@ class Application:
         self._authenticator.check(presented_key(headers), route.access)
         query = _query(scope["query_string"], route) if scope["query_string"] else {}
         if route.where is Where.LOOP:
-            return _run(route, Call(self._engine, path, query, b""), began)
+            return self._perform(route, Call(self._engine, path, query, b""), began)
         length = _body_length(headers)
         if length == 0:
             return await self._run(route, Call(self._engine, path, query, b""), began)
@@ -99,7 +97,7 @@ class Application:
             await asyncio.sleep(0)  # so that searches that came at the same moment are counted
             started = time.perf_counter()
             if self._searches == 1 and self._pace.is_brief(collection, call.body):
-                answer = _run(route, call, began)
+                answer = self._perform(route, call, began)
             else:
                 answer = await self._run_in_thread(self._pools[Where.READERS], route, call, began)
             self._pace.note(collection, time.perf_counter() - started)
@@ -108,7 +106,7 @@ class Application:
             self._searches -= 1
 
     async def _run_in_thread(self, pool: ThreadPoolExecutor, route: Route, call: Call, began: float) -> Plain:
-        running = asyncio.get_running_loop().run_in_executor(pool, _run, route, call, began)
+        running = asyncio.get_running_loop().run_in_executor(pool, self._perform, route, call, began)
         if "timeout" not in call.query:
             return await running
         try:
@@ -118,6 +116,29 @@ class Application:
                 408,
                 f"not done within timeout={call.query['timeout']} seconds; a write may still happen",
             ) from None
+
+    def _perform(self, route: Route, call: Call, began: float) -> Plain:
+        """Run the handler and encode its result, all on the current thread.
+
+        Errors become answers here: one that crossed to the loop would keep the frames that it passed, and the
+        request's body with them, until the next garbage collection.
+        """
+        try:
+            result = route.handler(call)
+            if isinstance(result, Plain):
+                return result
+            encoded = encode_result(result)
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._failure(error, began)
+        seconds = time.perf_counter() - began
+        return Plain(b'{"result":%b,"status":"ok","time":%.9f}' % (encoded, seconds), _JSON)
+
+    def _failure(self, error: Exception, began: float) -> Plain:
+        if isinstance(error, RuleViolated):
+            for violation in error.violations:
+                self._engine.metrics.violations.labels(violation.error_type).inc()
+        failure = answer_error(error, seconds=time.perf_counter() - began)
+        return Plain(encode(failure.body), _JSON, failure.status, failure.headers)
 
     async def _send(self, answer: Plain, send: Send) -> None:
         headers = [
@@ -135,21 +156,6 @@ class Application:
         metrics = self._engine.metrics
         metrics.requests.labels(method, pattern, status).inc()
         metrics.request_seconds.labels(method, pattern).observe(seconds)
-
-    def _count_violations(self, error: Exception) -> None:
-        if isinstance(error, RuleViolated):
-            for violation in error.violations:
-                self._engine.metrics.violations.labels(violation.error_type).inc()
-
-
-def _run(route: Route, call: Call, began: float) -> Plain:
-    """Run the handler and encode its result, all on the current thread."""
-    result = route.handler(call)
-    if isinstance(result, Plain):
-        return result
-    encoded = encode_result(result)
-    seconds = time.perf_counter() - began
-    return Plain(b'{"result":%b,"status":"ok","time":%.9f}' % (encoded, seconds), _JSON)
 
 
 def _query(raw: bytes, route: Route) -> dict[str, str]:

@@ -111,12 +111,16 @@ class Body:
             body: bytes = message["body"]
             await self._reserve(len(body))
             return body
-        whole = bytearray()
+        # Of its final size at once, where that is known: growing would copy, and leave holes on the heap.
+        whole = bytearray(self._length or 0)
+        filled = 0
         while True:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnected
-            whole += message["body"]
-            await self._reserve(len(whole))
+            piece = message["body"]
+            await self._reserve(filled + len(piece))
+            whole[filled : filled + len(piece)] = piece
+            filled += len(piece)
             if not message.get("more_body"):
                 return whole
             message = await self._receive()

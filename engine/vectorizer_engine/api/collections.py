@@ -13,6 +13,8 @@ from vectorizer_engine.api.requests import CreateCollection, UpdateCollection, V
 from vectorizer_engine.cluster.validator import MMAP_STORAGE, Violation
 from vectorizer_engine.collection.types import MAX_DIMENSION, CollectionParams, Distance
 from vectorizer_engine.errors import CollectionNotFound, InvalidRequest
+from vectorizer_engine.index.planner import WORTH_INDEXING
+from vectorizer_engine.index.quantized import EF_CONSTRUCTION, M
 
 _create = msgspec.json.Decoder(CreateCollection)
 _update = msgspec.json.Decoder(UpdateCollection)
@@ -78,7 +80,10 @@ def delete_collection(call: Call) -> Any:
 
 
 def describe_collection(call: Call) -> Any:
-    """What Qdrant's clients expect, with this engine's truth: what has no counterpart here is 0 or left out."""
+    """What Qdrant's clients expect, with this engine's truth: what has no counterpart here is 0 or left out.
+
+    `layouts` is this engine's own: how each sealed segment is searched, and why.
+    """
     info = call.collection.info()
     return {
         "status": info.status,
@@ -95,10 +100,18 @@ def describe_collection(call: Call) -> Any:
                 "write_consistency_factor": 1,
                 "on_disk_payload": True,
             },
-            "hnsw_config": {"m": 0, "ef_construct": 0, "full_scan_threshold": 0},
+            "hnsw_config": {
+                "m": M,
+                "ef_construct": EF_CONSTRUCTION,
+                "full_scan_threshold": WORTH_INDEXING
+                * info.params.dimension
+                * 4
+                // 1024,  # KiB, as in Qdrant
+            },
             "optimizer_config": {"default_segment_number": 0, "flush_interval_sec": 0},
         },
         "payload_schema": {},
+        "layouts": [layout._asdict() for layout in info.layouts],
     }
 
 

@@ -29,6 +29,7 @@ from vectorizer_engine.cluster.validator import Violation
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
 from vectorizer_engine.errors import EngineError
+from vectorizer_engine.index.heap import return_large_blocks_at_once
 from vectorizer_engine.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def serve(config: Config, listener: socket.socket, *, skipped_violations: list[V
 
     *skipped_violations* is None unless --skip-cluster-validation was given.
     """
+    return_large_blocks_at_once()
     status = uvloop.run(_serve(config, listener, skipped_violations))
     _end_threads()
     return status

@@ -16,3 +16,19 @@ def return_free_memory() -> None:
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
+LARGE_BLOCK_BYTES = 1024**2
+
+
+def return_large_blocks_at_once() -> None:
+    """From now on every block of a megabyte or more goes back to the system as soon as it is freed.
+
+    glibc does so at first, but raises the size from which it does to that of the largest block freed so far:
+    after one request of 26 MB no block below 26 MB is given back.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)

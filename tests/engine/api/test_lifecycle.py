@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,32 @@ def test_many_clients_write_and_read_at_once(make_engine: StartEngine) -> None:
         list(workers.map(work, range(8)))
 
     assert engine.client().count("many").count == 8 * 90
+
+
+def test_large_requests_leave_no_memory_behind(make_engine: StartEngine) -> None:
+    engine = make_engine({"server": {"request_memory_bytes": "32Mi"}}).start()
+    vectors = [[float(i)] * 512 for i in range(4000)]
+    batch = json.dumps({"batch": {"ids": list(range(4000)), "vectors": vectors}}).encode()
+    assert len(batch) > 10_000_000
+
+    def send(collection: str) -> int:
+        with engine.http() as http:
+            return http.put(f"/collections/{collection}/points", content=batch).status_code
+
+    with engine.http() as http, ThreadPoolExecutor(6) as senders:
+        http.put("/collections/large", json={"vectors": {"size": 512, "distance": "Dot"}})
+        before = anonymous_bytes(http)
+        assert set(senders.map(send, ["large"] * 6)) == {200}
+        assert set(senders.map(send, ["nowhere"] * 6)) == {404}
+        assert http.post(
+            "/collections/large/points/scroll", json={"limit": 4000, "with_vector": True}
+        ).is_success
+        assert anonymous_bytes(http) - before < 30_000_000
+
+
+def anonymous_bytes(http: httpx.Client) -> int:
+    figure: int = http.get("/cluster/memory").json()["result"]["anonymous_rss_bytes"]
+    return figure
 
 
 class Load:
