@@ -92,7 +92,8 @@ def cluster(folder: Path) -> Iterator[str]:
         console.print(f"ready at {endpoint}", markup=False)
         yield endpoint
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the second Ctrl-C of somebody in a hurry
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the second Ctrl-C of somebody in a hurry
         vectorizerctl("local", "down", "--dir", str(folder))
 
 

@@ -111,20 +111,24 @@ def without_cel(node: object) -> object:
     return [without_cel(each) for each in node] if isinstance(node, list) else node
 
 
-def test_an_upgrade_keeps_the_certificate_authority_and_the_engine_pods(quickstart: ControlPlane) -> None:
+@pytest.mark.parametrize(
+    ("server_side", "seconds"), [("true", 6), ("false", 7)], ids=["server-side apply", "three-way merge"]
+)
+def test_an_upgrade_keeps_the_certificate_authority_and_the_engine_pods(
+    quickstart: ControlPlane, server_side: str, seconds: int
+) -> None:
     before = ca_bundle(quickstart)
     pod = get(quickstart, "pod", "quickstart-0")["metadata"]["uid"]
     helm(
         quickstart,
-        *("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "90s"),
-        *("--set", "logLevel=debug", "--set", "webhook.timeoutSeconds=6"),
+        *("upgrade", RELEASE, str(CHART), f"--server-side={server_side}", "--wait", "--timeout", "90s"),
+        *("--set", "logLevel=debug", "--set", f"webhook.timeoutSeconds={seconds}"),
     )
     configuration = get(quickstart, "validatingwebhookconfiguration", f"{RELEASE}-{NAMESPACE}")
-    assert configuration["webhooks"][0]["timeoutSeconds"] == 6
+    assert configuration["webhooks"][0]["timeoutSeconds"] == seconds
     assert ca_bundle(quickstart) == before
-    quickstart.kubectl(
-        "label", "--overwrite", "vectorizercluster/quickstart", "touched=yes"
-    )  # asks the webhook
+    touched = f"touched={seconds}"  # a change, about which the webhook is asked
+    quickstart.kubectl("label", "--overwrite", "vectorizercluster/quickstart", touched)
     quickstart.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")
     assert get(quickstart, "pod", "quickstart-0")["metadata"]["uid"] == pod
 
