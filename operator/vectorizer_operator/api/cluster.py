@@ -33,4 +33,12 @@ class VectorizerCluster(Model):
     def parse(cls, raw: Mapping[str, Any]) -> "VectorizerCluster":
         """The cluster that *raw* stands for, its status left out. Raises pydantic's ValidationError, which
         `problems.structural_problems` says in words."""
-        return cls.model_validate({key: value for key, value in raw.items() if key != "status"}, strict=True)
+        raw = {key: value for key, value in raw.items() if key != "status"}
+        return cls.model_validate(without_nulls(raw), strict=True)
+
+
+def without_nulls(value: Any) -> Any:
+    """*value* without the fields that are null: in Kubernetes they are as good as not written."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(field) for key, field in value.items() if field is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

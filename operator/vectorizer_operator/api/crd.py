@@ -131,8 +131,6 @@ def _structural(schema: Schema) -> Schema:
         options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
         if options:
             node = {**convert(options[0]), **{key: value for key, value in node.items() if key != "anyOf"}}
-        if "const" in node:
-            node = {**node, "enum": [node["const"]]}
         kept = {key: value for key, value in node.items() if key in _KEPT and value is not None}
         if "properties" in kept:
             kept["properties"] = {name: convert(field) for name, field in kept["properties"].items()}

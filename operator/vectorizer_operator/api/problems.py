@@ -5,12 +5,12 @@ Not the cluster rules (`rules`): those are about what a well-formed cluster may 
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 
 from vectorizer_operator.api.checks import CHECKS, NAME_EXPECTED
-from vectorizer_operator.api.cluster import VectorizerCluster
+from vectorizer_operator.api.cluster import VectorizerCluster, without_nulls
 from vectorizer_operator.api.rules import value_at
 from vectorizer_operator.api.types import Model
 
@@ -27,6 +27,7 @@ class Problem(NamedTuple):
 
 def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
     """Everything in *raw* that the API server would refuse beside the cluster rules."""
+    raw = without_nulls(raw)
     problems: list[Problem] = []
     try:
         VectorizerCluster.parse(raw)
@@ -56,9 +57,11 @@ _EXPECTED = {
 
 def _problem(details: Any) -> Problem:
     location = [part for part in details["loc"] if part not in ("int", "str")]  # arms of an int-or-string
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    if location[-1:] == ["[key]"]:
+        return Problem(
+            _dotted([*location[:-2], str(location[-2])]), "a key has to be a text: put it in quotes"
+        )
+    path = _dotted(location)
     kind = details["type"]
     if kind == "extra_forbidden":
         return Problem(path, "unknown field" + _suggestion(location))
@@ -72,6 +75,13 @@ def _problem(details: Any) -> Problem:
     return Problem(path, f"{expected}, found {_short(details['input'])}")
 
 
+def _dotted(location: list[Any]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
+
+
 def _short(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -80,12 +90,13 @@ def _short(value: Any) -> str:
 
 
 def _suggestion(location: list[Any]) -> str:
-    model: Any = VectorizerCluster
+    """What the unknown field at *location* may have been meant to be."""
+    model: type[Model] = VectorizerCluster
     for part in location[:-1]:
-        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        model = field.annotation if field else None
-        if not (isinstance(model, type) and issubclass(model, Model)):
-            return ""
-    names = [field.alias or name for name, field in model.model_fields.items()]
+        annotation: Any = next(
+            field.annotation for field in model.model_fields.values() if field.alias == part
+        )
+        model = next(kind for kind in (*get_args(annotation), annotation) if issubclass(kind, Model))
+    names = [str(field.alias) for field in model.model_fields.values()]
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(names)}"

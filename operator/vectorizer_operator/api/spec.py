@@ -14,6 +14,7 @@ from vectorizer_operator.api.types import (
     NamedPassthrough,
     Passthrough,
     Quantity,
+    unique,
 )
 
 ShortText = Annotated[str, StringConstraints(max_length=253)]
@@ -157,18 +158,18 @@ class PodTemplate(Model):
         max_length=32,
         description="Annotations for the pods, besides the operator's own (app.kubernetes.io/, vectorizer.io/).",
     )
-    env: list[NamedPassthrough] = Field(
+    env: Annotated[list[NamedPassthrough], unique("name")] = Field(
         default_factory=list,
         max_length=64,
         description="Environment variables for the engine's container, as in a pod's spec. Not VECTORIZER__…: the "
         "engine's settings come from the fields above, where the rules are checked.",
     )
-    volumes: list[NamedPassthrough] = Field(
+    volumes: Annotated[list[NamedPassthrough], unique("name")] = Field(
         default_factory=list,
         max_length=32,
         description="Volumes besides the operator's own (config, data, tmp), as in a pod's spec.",
     )
-    volume_mounts: list[MountPassthrough] = Field(
+    volume_mounts: Annotated[list[MountPassthrough], unique("mountPath")] = Field(
         default_factory=list,
         max_length=32,
         description="Mounts of those volumes in the engine's container, as in a pod's spec.",

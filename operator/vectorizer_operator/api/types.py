@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 
 class Model(BaseModel):
@@ -19,21 +20,45 @@ Quantity = Annotated[int | str, WithJsonSchema({"x-kubernetes-int-or-string": Tr
 rules): their messages say what to do, a schema's would not."""
 
 
-def _passthrough(**properties: Any) -> WithJsonSchema:
-    schema: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    if properties:
-        schema |= {"properties": properties, "required": sorted(properties)}
-    return WithJsonSchema(schema)
+PodPart = dict[str, JsonValue]
+
+_OPEN: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_KEY_LENGTHS = {"name": 253, "mountPath": 1024}
 
 
-_NAME = {"type": "string", "minLength": 1, "maxLength": 253}
-_PATH = {"type": "string", "minLength": 1, "maxLength": 1024}
+def _with(*keys: str) -> tuple[AfterValidator, WithJsonSchema]:
+    """That each of *keys* is there, for pydantic and for the API server."""
 
-Passthrough = Annotated[dict[str, Any], _passthrough()]
+    def check(part: PodPart) -> PodPart:
+        for key in keys:
+            value = part.get(key)
+            if not isinstance(value, str) or not 0 < len(value) <= _KEY_LENGTHS[key]:
+                raise PydanticCustomError("incomplete", "expected a mapping with a {key}", {"key": key})
+        return part
+
+    properties = {key: {"type": "string", "minLength": 1, "maxLength": _KEY_LENGTHS[key]} for key in keys}
+    return AfterValidator(check), WithJsonSchema(
+        {**_OPEN, "properties": properties, "required": sorted(keys)}
+    )
+
+
+def unique(key: str) -> AfterValidator:
+    """That no two entries of a list have the same *key*, as the API server wants it of a list with map keys."""
+
+    def check(parts: list[PodPart]) -> list[PodPart]:
+        values = [part[key] for part in parts]
+        if len(set(map(str, values))) < len(values):
+            raise PydanticCustomError("duplicate", "expected each {key} once", {"key": key})
+        return parts
+
+    return AfterValidator(check)
+
+
+Passthrough = Annotated[PodPart, WithJsonSchema(_OPEN)]
 """A piece of a pod's specification, handed on as it is. The API server checks it as part of the StatefulSet."""
 
-NamedPassthrough = Annotated[dict[str, Any], _passthrough(name=_NAME)]
+NamedPassthrough = Annotated[PodPart, *_with("name")]
 """The same, of a list in which names are unique."""
 
-MountPassthrough = Annotated[dict[str, Any], _passthrough(name=_NAME, mountPath=_PATH)]
+MountPassthrough = Annotated[PodPart, *_with("name", "mountPath")]
 """The same, of a container's volume mounts."""

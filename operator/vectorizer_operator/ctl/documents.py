@@ -26,10 +26,6 @@ class Unreadable:
     column: int | None
     message: str
 
-    def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
-        return f"{place}: {self.message}"
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -49,10 +45,7 @@ class Document:
         node, key = self.node, self.node
         for part in path.replace("[", ".[").split("."):
             if isinstance(node, yaml.SequenceNode) and part.startswith("["):
-                index = int(part[1:-1])
-                if index >= len(node.value):
-                    break
-                node = key = node.value[index]
+                node = key = node.value[int(part[1:-1])]
                 continue
             found = [pair for pair in getattr(node, "value", ()) if _is_pair(pair) and pair[0].value == part]
             if not found:

@@ -122,7 +122,7 @@ def _pod_template(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
 
 def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
     extra, key = cluster.spec.pod_template, cluster.spec.auth.api_key_secret_ref
-    env = list(extra.env)
+    env: list[Any] = list(extra.env)
     if key is not None:
         reference = {"secretKeyRef": {"name": key.name, "key": key.key}}
         env.insert(0, {"name": "VECTORIZER__AUTH__API_KEY", "valueFrom": reference})

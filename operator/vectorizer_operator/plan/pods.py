@@ -22,11 +22,6 @@ class Pod:
         return name
 
     @property
-    def uid(self) -> str:
-        uid: str = self.object["metadata"]["uid"]
-        return uid
-
-    @property
     def ordinal(self) -> int:
         tail = self.name.rpartition("-")[2]
         return int(tail) if tail.isdecimal() else -1

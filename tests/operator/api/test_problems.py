@@ -33,6 +33,7 @@ def test_what_breaks_a_rule_is_no_problem_of_shape() -> None:
     [
         ({"storage": {"sise": "1Gi"}}, "spec.storage.sise: unknown field; did you mean size?"),
         ({"zzz": 1}, "spec.zzz: unknown field; known here: replicas, image, cluster"),
+        ({"auth": {"apiKeySecretRef": {"name": "a", "kye": 1}}}, "spec.auth.apiKeySecretRef.kye: unknown"),
         ({"replicas": "two"}, 'spec.replicas: expected a whole number, found "two"'),
         ({"replicas": True}, "spec.replicas: expected a whole number, found true"),
         ({"replicas": -1}, "spec.replicas: input should be greater than or equal to 0, found -1"),
@@ -45,6 +46,9 @@ def test_what_breaks_a_rule_is_no_problem_of_shape() -> None:
         ({"storage": {"size": "lots"}}, 'spec.storage.size: expected a size above 0, such as 10Gi, found "lots"'),
         ({"storage": {"size": 0}}, "spec.storage.size: expected a size above 0, such as 10Gi, found 0"),
         ({"auth": {"apiKeySecretRef": {}}}, "spec.auth.apiKeySecretRef.name: required and not set"),
+        ({"podTemplate": {"env": [{"value": "x"}]}}, "spec.podTemplate.env[0]: expected a mapping with a name,"),
+        ({"podTemplate": {"env": [{"name": "A"}, {"name": "A"}]}}, "spec.podTemplate.env: expected each name once"),
+        ({"podTemplate": {"env": [{"name": "A", 1: 2}]}}, "spec.podTemplate.env[0].1: a key has to be a text"),
         ({"service": {"type": "Ingress"}}, "spec.service.type: input should be 'ClusterIP', 'NodePort' or"),
         ({"resources": {"limits": {"memory": "much"}}}, "spec.resources.limits: expected quantities of 0 or more"),
         ({"resources": {"limits": {"memory": "-1"}}}, "spec.resources.limits: expected quantities of 0 or more"),
@@ -95,6 +99,21 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     raw["metadata"] = {}
     places = [problem.path for problem in structural_problems(raw)]
     assert places == ["metadata.name", "spec.replicas", "spec.storage.size", "spec.podTemplate.env"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"cluster": None},
+        {"image": None, "paused": None},
+        {"storage": {"size": None, "storageClassName": None}},
+        {"auth": {"apiKeySecretRef": None}},
+        {"podTemplate": {"env": None, "labels": {"a": None}}},
+        {"scheduling": {"tolerations": [{"key": None}]}},
+    ],
+)
+def test_a_field_that_is_null_is_not_written(spec: dict[str, Any]) -> None:
+    assert problems(cluster(**spec)) == []
 
 
 def test_a_cluster_without_a_spec_is_a_problem() -> None:
