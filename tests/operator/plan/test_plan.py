@@ -96,6 +96,17 @@ def test_what_others_add_beside_ours_is_left_alone(world: World) -> None:
     assert world.look().actions == ()
 
 
+def test_a_restart_that_kubectl_asks_for_is_rolled_out(world: World) -> None:
+    pod = world.pods["demo-0"]["metadata"]["uid"]
+    assert world.stateful_set is not None
+    restarted = {"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}
+    world.stateful_set["spec"]["template"]["metadata"]["annotations"] |= restarted
+    world.stateful_set["metadata"]["generation"] += 1
+    world.settle()
+    assert world.pods["demo-0"]["metadata"]["uid"] != pod
+    assert world.condition("Ready")["status"] == "True"
+
+
 def test_a_field_that_the_spec_no_longer_asks_for_is_applied_away(world: World) -> None:
     world.edit(scheduling={"priorityClassName": "high"})
     world.settle()
