@@ -52,7 +52,7 @@ _SHARD = "shard-0"
 _DESCRIPTION = "collection.json"
 
 
-class _Description(msgspec.Struct, frozen=True):
+class Description(msgspec.Struct, frozen=True):
     """What a collection's folder says of itself."""
 
     name: str
@@ -113,9 +113,9 @@ class VectorStore:
                 files.sync_folder(path.parent)
             for folder in (path / "collections", path / "scratch"):
                 files.make_folder(folder)
-            lock = _take_lock(path)
+            lock = take_lock(path)
             try:
-                _check_format(path, files)
+                check_format(path, files)
                 store = cls(
                     path,
                     memory=memory,
@@ -148,7 +148,7 @@ class VectorStore:
             try:
                 self._files.make_folder(making / _SHARD)
                 create_shard(making / _SHARD, files=self._files)
-                description = msgspec.json.encode(_Description(name, params))
+                description = msgspec.json.encode(Description(name, params))
                 self._files.replace_file(making / _DESCRIPTION, description)
                 self._files.rename(making, folder)
                 self._files.sync_folder(self._root)
@@ -215,7 +215,7 @@ class VectorStore:
                 continue
             name = folder.name.rpartition(".")[0]
             try:
-                description = _read_description(folder)
+                description = read_description(folder)
                 name = description.name
                 self._open_collection(name, description.params, folder)
             except StoreCorrupt as error:
@@ -231,7 +231,8 @@ class VectorStore:
         return next(self._root.glob(f"{_folder_name(name)}.*"))
 
 
-def _take_lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
+    """A descriptor that holds the folder's lock until it is closed. Raises StoreLocked."""
     descriptor = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,7 +244,8 @@ def _take_lock(path: Path) -> int:
     return descriptor
 
 
-def _check_format(path: Path, files: Files) -> None:
+def check_format(path: Path, files: Files) -> None:
+    """Write the format file where there is none. Raises StoreVersionError."""
     file = path / "FORMAT"
     if not file.exists():
         files.replace_file(file, f"vectorizer-storage {FORMAT}\n".encode())
@@ -271,9 +273,10 @@ def _folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
-def _read_description(folder: Path) -> _Description:
+def read_description(folder: Path) -> Description:
+    """Raises StoreCorrupt."""
     path = folder / _DESCRIPTION
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Description)
+        return msgspec.json.decode(path.read_bytes(), type=Description)
     except (OSError, msgspec.DecodeError) as error:
         raise StoreCorrupt(f"{path} cannot be read: {error}") from error

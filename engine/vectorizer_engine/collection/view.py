@@ -18,7 +18,7 @@ import numpy as np
 from vectorizer_engine.index.base import Distance, Hits, Vectors
 from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.storage.head import Head
-from vectorizer_engine.storage.live import LiveMask
+from vectorizer_engine.storage.live import LiveMask, mask_bytes
 from vectorizer_engine.storage.segment import Segment, StoredPoint
 
 Source = Head | Segment
@@ -57,10 +57,13 @@ class Part:
 
     def select(self, accepts: Accepts) -> LiveMask:
         """The live rows that *accepts* takes. Reads every one of them."""
-        chosen = np.zeros(self.rows, bool)
+        bits = bytearray(mask_bytes(self.rows))
+        count = 0
         for offset, point in self.source.scan(self.live):
-            chosen[offset] = accepts(point)
-        return LiveMask.from_booleans(chosen)
+            if accepts(point):
+                bits[offset >> 3] |= 1 << (offset & 7)
+                count += 1
+        return LiveMask(np.frombuffer(bits, np.uint8), count)
 
 
 class Place(NamedTuple):

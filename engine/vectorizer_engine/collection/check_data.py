@@ -1,0 +1,122 @@
+"""Read a whole data folder and say what is wrong with it. Changes nothing, and repairs nothing.
+
+For `vectorizer check-data`. The engine itself checks the same when it opens a folder, and then acts on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pyroaring
+
+from vectorizer_engine.collection.operations import decode_record
+from vectorizer_engine.collection.store import Description, check_format, read_description, take_lock
+from vectorizer_engine.errors import EngineError, StoreCorrupt
+from vectorizer_engine.index import quantized, rabitq
+from vectorizer_engine.storage.files import Files, disk_errors
+from vectorizer_engine.storage.log import FileLog
+from vectorizer_engine.storage.manifest import read_manifest
+from vectorizer_engine.storage.segment import Segment, verify_segment
+
+_INDEXES: dict[str, Callable[..., Any]] = {
+    quantized.FILE_NAME: quantized.QuantizedIndex,
+    rabitq.FILE_NAME: rabitq.RabitqIndex,
+}
+
+
+class Problem(NamedTuple):
+    """Something wrong, in the collection of that name ("" for the folder itself), in words."""
+
+    collection: str
+    message: str
+
+
+class _LookOnly(Files):
+    """What opening a log tidies away stays where it is."""
+
+    def remove(self, path: Path) -> None:
+        """Leave it."""
+
+
+def check_data(path: Path) -> list[Problem]:
+    """Every problem of the data folder *path*, none where all is well.
+
+    Raises StoreLocked where an engine works on it, StoreVersionError where a newer one wrote it, and
+    StorageFailure where it cannot be read.
+    """
+    with disk_errors(f"check the data folder {path}"):
+        if not (path / "FORMAT").exists():
+            return [
+                Problem(
+                    "", f"{path / 'FORMAT'} is missing: {path} is no data folder, or was never started on"
+                )
+            ]
+        lock = take_lock(path)
+        try:
+            check_format(path, _LookOnly())
+            folders = sorted((path / "collections").iterdir())
+            return [
+                problem
+                for folder in folders
+                if not folder.name.startswith(".")  # half-made or half-deleted: the next start removes it
+                for problem in _check_collection(folder)
+            ]
+        finally:
+            os.close(lock)
+
+
+def _check_collection(folder: Path) -> Iterator[Problem]:
+    try:
+        description = read_description(folder)
+    except StoreCorrupt as error:
+        yield Problem(folder.name, str(error))
+        return
+    for shard in sorted(folder.glob("shard-*")):
+        for message in _check_shard(shard, description):
+            yield Problem(description.name, message)
+
+
+def _check_shard(folder: Path, description: Description) -> Iterator[str]:
+    try:
+        manifest = read_manifest(folder)
+    except StoreCorrupt as error:
+        yield str(error)
+        return
+    for quarantined in manifest.quarantined:
+        yield f"segment {quarantined.id} with {quarantined.points} points was set aside: {quarantined.reason}"
+    for entry in manifest.segments:
+        segment = folder / "segments" / f"{entry.id:08d}"
+        yield from _check_segment(segment, entry.id, entry.points, entry.deleted, description)
+    try:
+        log = FileLog(folder / "log", first=manifest.applied + 1, files=_LookOnly())
+        if log.next_number <= manifest.logged:
+            yield f"the log in {folder / 'log'} ends with record {log.next_number - 1}, expected {manifest.logged}"
+        for record in log.replay(after=manifest.applied):
+            decode_record(record.data)
+    except (EngineError, msgspec.DecodeError) as error:
+        yield str(error)
+
+
+def _check_segment(
+    folder: Path, number: int, points: int, deleted: bytes, description: Description
+) -> Iterator[str]:
+    params = description.params
+    try:
+        verify_segment(folder)
+        segment = Segment(folder, id=number, dimension=params.dimension)
+        gone = pyroaring.BitMap.deserialize(deleted)
+        if segment.count != points or (gone and gone.max() >= points):
+            raise StoreCorrupt(f"{folder} holds {segment.count} points, the manifest speaks of {points}")
+    except StoreCorrupt as error:
+        yield str(error)
+        return
+    for name, open_index in _INDEXES.items():
+        if (folder / name).exists():
+            try:
+                open_index(folder / name, segment.vectors, params.distance)
+            except EngineError as error:
+                yield str(error)
