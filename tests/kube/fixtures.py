@@ -39,4 +39,4 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> It
         stdin=f"{{apiVersion: v1, kind: Namespace, metadata: {{generateName: {words[:50].strip('-')}-}}}}",
     )  # fmt: skip
     yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    control_plane.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")

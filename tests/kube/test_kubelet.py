@@ -108,7 +108,7 @@ class Cluster:
                 },
             }
         )
-        self.wait("create", *(f"pod/web-{ordinal}" for ordinal in range(replicas)))
+        eventually(lambda: len(self.pods()) == replicas)  # `kubectl wait` does not always wait for a creation
         self.wait("condition=Ready", *(f"pod/web-{ordinal}" for ordinal in range(replicas)))
 
     def volume(self, claim: str) -> Path:
@@ -279,9 +279,20 @@ def test_config_maps_and_secrets_are_waited_for_and_then_given(cluster: Cluster)
 
 def test_a_pod_that_never_started_can_be_deleted(cluster: Cluster) -> None:
     cluster.deploy(env=[{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "none", "key": "k"}}}])
-    cluster.wait("create", "pod", "--selector=app=web")
+    eventually(cluster.pods)
     cluster.kubectl("delete", "deployment/web")
     cluster.wait("delete", "pod", "--selector=app=web")
+
+
+def test_a_namespace_deleted_while_its_pods_start_takes_them_along(
+    cluster: Cluster, kubelet: Kubelet
+) -> None:
+    cluster.deploy(replicas=5)
+    cluster.kubectl("delete", "namespace", cluster.namespace, "--wait=false")
+    eventually(
+        lambda: not cluster.kubectl("get", "namespace", cluster.namespace, "--ignore-not-found"), seconds=60
+    )
+    kubelet.check()
 
 
 def test_a_pod_that_fits_no_node_stays_pending(cluster: Cluster) -> None:
