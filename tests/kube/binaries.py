@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -206,13 +207,20 @@ def _run(what: str, command: Sequence[str], *, environment: Mapping[str, str], e
     _say(f"{what}: about {expected} s")
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            command, cwd=GO_MODULE, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            cwd=GO_MODULE,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a group of its own, with the compilers that it starts
         )
         try:
             _wait(process, what, began)
         finally:
-            process.kill()  # when interrupted; nothing to do when it has ended
-            process.wait()
+            if process.poll() is None:  # we were interrupted
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         if process.returncode != 0:
             output.seek(0)
             tail = "".join(output.readlines()[-OUTPUT_LINES:])
@@ -242,6 +250,7 @@ def _say(line: str) -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it too ends what it has started
     try:
         make()
     except (BuildError, OSError) as error:

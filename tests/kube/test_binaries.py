@@ -1,5 +1,6 @@
 """Finding and building the Kubernetes programs, with a small `go` that writes small programs."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kube import binaries
+from tests.kube.eventually import eventually
 
 NAMES = [tool.name for tool in binaries.TOOLS]
 
@@ -22,6 +24,9 @@ with log.open("a") as lines:
     print(arguments[0], name, os.environ["CGO_ENABLED"], os.environ.get("GOEXPERIMENT"), file=lines)
 if name == os.environ.get("FAKE_GO_FAILS_AT"):
     sys.exit("\\n".join(f"line {{n}}" for n in range(100)) + "\\nundefined: everything")
+if name == os.environ.get("FAKE_GO_HANGS_AT"):
+    log.with_name("pid").write_text(str(os.getpid()))
+    time.sleep(300)
 output = arguments[arguments.index("-o") + 1] if "-o" in arguments else os.environ["GOBIN"] + "/" + name
 pathlib.Path(output).write_text("#!/bin/sh\\n")
 pathlib.Path(output).chmod(0o755)
@@ -41,17 +46,22 @@ class Machine:
         self.go.write_text(FAKE_GO)
         self.go.chmod(0o755)
 
-    def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
+    def start(self, **environment: str) -> subprocess.Popen[str]:
         own = {"HOME": str(self.home), "PATH": str(self.go.parent), "FAKE_GO_LOG": str(self.log)}
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.kube.binaries"],
             cwd=Path(__file__).parents[2],
             env=own | environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
         )
+
+    def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        with self.start(**environment) as process:
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     @property
     def cache(self) -> Path:
@@ -93,6 +103,21 @@ def test_a_failed_build_shows_its_last_lines_and_the_next_run_goes_on_from_there
     assert machine.run().returncode == 0
     assert machine.built[-3:] == ["kube-controller-manager", "kubectl", "helm"]
     assert machine.built.count("etcd") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_ends_the_build_and_leaves_no_part_of_it(
+    machine: Machine, number: signal.Signals
+) -> None:
+    pid = machine.log.with_name("pid")
+    with machine.start(FAKE_GO_HANGS_AT="kubectl") as process:
+        eventually(lambda: pid.exists() and pid.read_text())
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 130
+    assert not Path(f"/proc/{pid.read_text()}/exe").exists()
+    assert "kubectl" not in {path.name for path in machine.cache.iterdir()}
+    assert not (machine.cache / ".building").exists()
+    assert machine.run().returncode == 0
 
 
 def test_two_runs_at_once_build_once(machine: Machine) -> None:
