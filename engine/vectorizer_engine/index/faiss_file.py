@@ -44,6 +44,10 @@ class FileLayout(IntEnum):
     IVF_RABITQ = 2
 
 
+_ADVICE = {
+    FileLayout.HNSW_SQ8: mmap.MADV_RANDOM,  # a walk through a graph: what lies beside a node is of no use
+    FileLayout.IVF_RABITQ: mmap.MADV_NORMAL,  # lists are read from end to end
+}
 _DISTANCE_CODES = {Distance.COSINE: 1, Distance.DOT: 2, Distance.EUCLID: 3}
 
 
@@ -131,7 +135,7 @@ def map_index_file(path: Path, expected: IndexShape) -> MappedIndex:
             mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
     except OSError as error:
         raise StoreCorrupt(f"{path} cannot be read: {error.strerror or error}: {_REBUILD}") from error
-    mapping.madvise(mmap.MADV_RANDOM)
+    mapping.madvise(_ADVICE[expected.layout])
     body = np.frombuffer(mapping, np.uint8, body_size, _PAGE)
     try:
         index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(body), body_size))

@@ -7,7 +7,7 @@ the heap holds 12 bytes a vector (faiss copies the levels and the offsets of the
 An index never changes. Cosine vectors arrive with length 1. Manhattan has no such index in faiss.
 
 Figures here were measured with `benchmarks/index.py` on 67,431 MiniLM embeddings (d = 384), 1,000 more of them
-as queries; docs/decisions/0002 has the tables.
+as queries; docs/decisions/0003 has the tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ M = 16
 """Links of a node on each upper level; twice as many on the lowest."""
 
 EF_CONSTRUCTION = 128
-"""Recall@10 at ef = 64 of 0.976 with 100, 0.981 with 128, 0.984 with 150; each step costs a third more time."""
+"""Recall@10 at ef = 64 of 0.976 with 100, 0.981 with 128, 0.984 with 150. Building takes 15 s of processor with
+100, 23 with 128."""
 
 DEFAULT_EF = 64
 """Candidates that a search keeps: recall@10 of 0.981, 0.987 with 96, 0.991 with 128."""
@@ -47,9 +48,10 @@ _METRICS = {
     Distance.EUCLID: faiss.METRIC_L2,
 }
 
+# What faiss holds besides codes and links, checked by tests/engine/index/test_index_memory.py.
 _FIXED_BYTES = 65_536
-_LEVELS_AND_OFFSETS_BYTES = 12
-_ORDER_AND_LOCKS_BYTES = 16
+_LEVELS_AND_OFFSETS_BYTES = 12  # a vector: int32 and size_t, copied to the heap from the file too
+_ORDER_AND_LOCKS_BYTES = 16  # a vector, while building
 
 
 def supports(distance: Distance) -> bool:

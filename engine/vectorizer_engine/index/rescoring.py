@@ -28,15 +28,20 @@ def rescore(
         len(queries),
         candidates.shape[1],
     )
-    if distance is Distance.EUCLID:
-        np.sqrt(scores, out=scores)
+    # faiss scores what is missing infinitely far, so it is ordered last.
     farness = -scores if distance.larger_is_closer else scores
-    farness[candidates < 0] = np.inf
-    order = np.lexsort((candidates, farness))[:, :limit]
-    nearest = np.take_along_axis(candidates, order, axis=1)
-    exact = np.take_along_axis(scores, order, axis=1)
-    found = np.count_nonzero(nearest >= 0, axis=1).tolist()
-    return [Hits(offsets[:n], row[:n]) for offsets, row, n in zip(nearest, exact, found, strict=True)]
+    if distance is Distance.EUCLID:
+        scores = np.sqrt(scores)
+    return [_ordered(*row, limit) for row in zip(candidates, scores, farness, strict=True)]
+
+
+def _ordered(candidates: Offsets, scores: Vectors, farness: Vectors, limit: int) -> Hits:
+    order = np.lexsort((candidates, farness))[:limit]
+    offsets = candidates[order]
+    if len(offsets) and offsets[-1] < 0:
+        order = order[offsets >= 0]
+        offsets = candidates[order]
+    return Hits(offsets, scores[order])
 
 
 def count_bits(mask: Mask) -> int:
