@@ -143,7 +143,8 @@ class Operator:
         self._log = installation.folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait: bool = True) -> Self:
+    def start(self, *more: str, wait: bool = True) -> Self:
+        """Start it with the chart's arguments and *more*, and wait until it is ready."""
         installation = self._installation
         program = Path(sys.executable).with_name(*installation.container["command"])
         arguments = [
@@ -151,6 +152,7 @@ class Operator:
             *installation.container["args"],
             f"--namespace={installation.namespace}",
             f"--listen={self.address}",
+            *more,
         ]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
         own = {"KUBECONFIG": str(installation.kubeconfig), "POD_NAMESPACE": installation.namespace}

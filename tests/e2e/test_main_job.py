@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from tests.e2e.harness import ROOT, Installation, Object, Operator, at_rest, comes_true, recording, versions
+from tests.e2e.harness import (
+    ROOT,
+    Installation,
+    Object,
+    Operator,
+    at_rest,
+    comes_true,
+    is_ready,
+    recording,
+    versions,
+)
 from tests.e2e.quickstart import NAME, QUICKSTART, cluster, names
 from tests.kube.kubelet import Kubelet
 from vectorizer_operator.kube.client import KubeClient
@@ -114,6 +124,12 @@ async def test_the_main_job(
         assert int(ready["metadata"]["resourceVersion"]) > int(second["metadata"]["resourceVersion"]), (
             "Ready was written before the new pod was"
         )
+        verdicts = [is_ready(each) for each in record.states if each["metadata"]["generation"] > generation]
+        assert verdicts[0] is False
+        assert verdicts == sorted(verdicts), "it was ready, and then it was not"
+        for each in filter(is_ready, record.states):
+            counts = [each["status"][name] for name in ("replicas", "readyReplicas", "updatedReplicas")]
+            assert counts == [1, 1, 1]
         qdrant = QdrantClient(url=f"http://{second['status']['podIP']}:6333", timeout=30)
         assert (await asyncio.to_thread(qdrant.count, "packages")).count == VECTORS
         assert await asyncio.to_thread(answers, qdrant) == found

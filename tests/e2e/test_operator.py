@@ -2,6 +2,8 @@
 
 import base64
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -24,6 +26,7 @@ from tests.kube.controlplane import CommandError
 from tests.kube.kubelet import Kubelet
 from vectorizer_operator.api import CLUSTER_LABEL, FIELD_MANAGER
 from vectorizer_operator.kube.client import KubeClient
+from vectorizer_operator.webhook import certificates
 
 RULE_BREAKING = {"storage": {"type": "memory", "size": "1Gi"}, "fileWatcher": {"enabled": True}}
 
@@ -200,6 +203,27 @@ async def test_one_of_two_operators_works_and_the_other_takes_over_and_both_answ
         roll_out(installation)
     finally:
         other.stop()
+
+
+async def test_a_certificate_from_elsewhere_is_shown_and_none_is_made(
+    installation: Installation, tmp_path: Path
+) -> None:
+    data = certificates.make([installation.webhook_host], now=datetime.now(UTC))
+    for name in (certificates.CERTIFICATE, certificates.KEY):
+        (tmp_path / name).write_bytes(data[name])
+    operator = Operator(installation).start(f"--webhook-certificate={tmp_path}")
+    try:
+        eventually(lambda: operator.leads)
+        answer = await post_review(
+            operator,
+            ca=data[certificates.AUTHORITIES],
+            host=installation.webhook_host,
+            review={"request": {"uid": "u-1", "object": cluster()}},
+        )
+        assert answer["response"]["allowed"] is True
+        assert installation.writes() == []
+    finally:
+        operator.stop()
 
 
 def test_a_clean_stop_hands_over_at_once(installation: Installation, operator: Operator) -> None:

@@ -18,6 +18,9 @@ from vectorizer_operator.kube.resources import Resource
 REQUEST_TIMEOUT = 15.0
 """Seconds for one request: longer than any healthy answer, shorter than a Lease."""
 
+CONNECTIONS = 32
+"""At most: a round has ten requests at once, and each connection costs a TLS handshake and some 50 KiB."""
+
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
@@ -29,7 +32,7 @@ class KubeClient:
 
     def __init__(self, connection: Connection) -> None:
         self._server = connection.server
-        self._session = connection.session()
+        self._session = connection.session(connections=CONNECTIONS)
 
     async def __aenter__(self) -> KubeClient:
         return self
@@ -86,10 +89,9 @@ class KubeClient:
         patch: Mapping[str, Any],
         *,
         namespace: str | None = None,
-        subresource: str = "",
     ) -> Object:
         """JSON merge patch. A resourceVersion in the patch's metadata makes it a compare-and-set."""
-        path = resource.path(namespace=namespace, name=name, subresource=subresource)
+        path = resource.path(namespace=namespace, name=name)
         return await self._request(
             "PATCH", path, {"fieldManager": FIELD_MANAGER}, body=patch, content_type=MERGE
         )

@@ -52,10 +52,13 @@ class Connection:
         """The API server's URL, without a slash at its end."""
         return str(self._configuration.host).rstrip("/")
 
-    def session(self, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
-        """A new session, the caller's to close. Every request of it carries the credentials of its moment."""
+    def session(self, *traces: aiohttp.TraceConfig, connections: int = 0) -> aiohttp.ClientSession:
+        """A new session, the caller's to close, of at most so many *connections* (0: no limit).
+
+        Every request of it carries the credentials of its moment.
+        """
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
+            connector=aiohttp.TCPConnector(limit=connections, ssl=self._tls),
             headers={"User-Agent": self._user_agent},
             middlewares=(self._authorize,),
             proxy=self._configuration.proxy,

@@ -3,37 +3,67 @@
 Nothing is kept between rounds. A read here sees every write that was answered before it, our own included, so there
 is no cache that could lag behind and make us act twice; what changes between reading and acting is caught by the
 writes' preconditions (`act`) or by the next round, which the change's own watch event brings.
+
+Objects are read by name where that can be, since a list that must be up to date costs a wait: the API server answers
+it from its own cache and first makes sure, up to every 100 ms, that the cache has caught up (about 70 ms were seen,
+for 3 ms of a read by name).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from vectorizer_operator.api import CLUSTER_LABEL
 from vectorizer_operator.kube.client import KubeClient, Object
 from vectorizer_operator.kube.concurrently import concurrently
 from vectorizer_operator.kube.errors import NotFound
-from vectorizer_operator.kube.resources import CLAIMS, CLUSTERS, PODS, Resource, child_resource
+from vectorizer_operator.kube.resources import (
+    CLAIMS,
+    CLUSTERS,
+    PODS,
+    STATEFUL_SETS,
+    Resource,
+    child_resource,
+)
 from vectorizer_operator.manifests import child_refs
+from vectorizer_operator.manifests.stateful_set import DATA_VOLUME
 from vectorizer_operator.plan import Observed
 
 
 async def observe(client: KubeClient, *, namespace: str, name: str) -> Observed | None:
     """The cluster with its children, pods and volume claims, or None when there is no such cluster."""
     refs = child_refs(name)
-    selector = f"{CLUSTER_LABEL}={name}"
-    cluster, pods, claims, *children = await concurrently(
+    first_pod = f"{name}-0"
+    cluster, pod, claim, *children = await concurrently(
         [
             _get(client, CLUSTERS, namespace, name),
-            client.list(PODS, namespace=namespace, label_selector=selector),
-            client.list(CLAIMS, namespace=namespace, label_selector=selector),
+            _get(client, PODS, namespace, first_pod),
+            _get(client, CLAIMS, namespace, f"{DATA_VOLUME}-{first_pod}"),
             *(_get(client, child_resource(ref.kind), namespace, ref.name) for ref in refs),
         ]
     )
     if cluster is None:
         return None
     found = {(ref.kind, ref.name): child for ref, child in zip(refs, children, strict=True) if child}
+    pods, claims = ([each] if each and _is_of(each, name) else [] for each in (pod, claim))
+    if _may_have_more_pods(cluster, found.get((STATEFUL_SETS.kind, name), {})):
+        selector = f"{CLUSTER_LABEL}={name}"
+        pods, claims = await concurrently(
+            client.list(resource, namespace=namespace, label_selector=selector) for resource in (PODS, CLAIMS)
+        )
     return Observed(cluster=cluster, children=found, pods=pods, pvcs=claims)
+
+
+def _may_have_more_pods(cluster: Mapping[str, Any], stateful_set: Mapping[str, Any]) -> bool:
+    """Whether there may be others than the first; a StatefulSet being made anew has none to its own name yet."""
+    places = (stateful_set.get("spec"), stateful_set.get("status"), cluster.get("status"))
+    return any((place or {}).get("replicas", 0) > 1 for place in places)
+
+
+def _is_of(each: Object, cluster: str) -> bool:
+    return bool(each["metadata"].get("labels", {}).get(CLUSTER_LABEL) == cluster)
 
 
 async def _get(client: KubeClient, resource: Resource, namespace: str, name: str) -> Object | None:

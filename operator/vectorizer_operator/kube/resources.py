@@ -26,11 +26,6 @@ class Resource(NamedTuple):
             path += f"/{name}"
         return f"{path}/{subresource}" if subresource else path
 
-    @property
-    def group(self) -> str:
-        """The API group, empty for the core group."""
-        return self.api_version.rpartition("/")[0]
-
 
 CLUSTERS = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
