@@ -81,6 +81,7 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     try:
         opening = asyncio.to_thread(VectorStore.open, config.storage.path, memory=engine.memory)
         if not await _recover(engine, opening):
+            serving.cancel()  # nothing was served, so nothing has to be finished
             return 1
         host, port = listener.getsockname()[:2]
         logger.info("ready on http://%s:%d", f"[{host}]" if ":" in host else host, port)
@@ -88,7 +89,8 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
         return 0
     finally:
         server.should_exit = True
-        await serving
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
         for warning in warnings:
             warning.cancel()
         application.close()

@@ -34,6 +34,13 @@ def run(
     )
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines run without coverage, which makes them slower."""
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def processor_seconds() -> float:
     """Of all processes that ended so far: what a start costs, however busy the machine is with other things."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -142,7 +149,9 @@ def test_check_config_prints_violations_and_warnings_as_text(tmp_path: Path) -> 
     assert "is valid" in ended.stdout
 
 
-def test_a_taken_port_exits_within_a_second_with_one_clear_line(make_engine: StartEngine) -> None:
+def test_a_taken_port_exits_within_a_second_with_one_clear_line(
+    unmeasured: None, make_engine: StartEngine
+) -> None:
     engine = make_engine()
     with socket.create_server(("127.0.0.1", engine.port)):
         began = processor_seconds()
@@ -161,7 +170,7 @@ def test_an_address_of_another_machine_is_refused_with_a_hint(make_engine: Start
 
 
 def test_a_data_folder_that_cannot_be_made_exits_within_a_second(
-    tmp_path: Path, make_engine: StartEngine
+    unmeasured: None, tmp_path: Path, make_engine: StartEngine
 ) -> None:
     (tmp_path / "file").write_text("")
     engine = make_engine({"storage": {"path": str(tmp_path / "file" / "data")}})
@@ -182,7 +191,7 @@ def test_a_locked_data_folder_is_refused(make_engine: StartEngine) -> None:
     assert "Traceback" not in second.log
 
 
-def test_data_of_a_newer_version_is_refused(make_engine: StartEngine) -> None:
+def test_data_of_a_newer_version_is_refused(unmeasured: None, make_engine: StartEngine) -> None:
     engine = make_engine()
     engine.data.mkdir()
     (engine.data / "FORMAT").write_text("vectorizer-storage 99\n")
