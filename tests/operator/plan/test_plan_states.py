@@ -1,5 +1,6 @@
 """Whatever users, the StatefulSet controller, the kubelet and saboteurs do, in any order, the plan stays safe."""
 
+import copy
 from typing import Any
 
 from hypothesis import settings
@@ -144,17 +145,17 @@ class PlannedCluster(RuleBasedStateMachine):
 
     @property
     def _as_wished(self) -> bool:
-        """Whether the cluster runs what its spec says, judged from the pods and without the plan's own code."""
+        """Whether the cluster is what its spec says, judged by comparing everything, without the plan's own code."""
         if violations(self.world.cluster):
             return False
         cluster = VectorizerCluster.parse(self.world.cluster)
-        wanted = render(cluster, default_image=self.world.default_image)[-1]
-        if self.world.stateful_set is None or len(self.world.pods) != cluster.spec.replicas:
+        desired = render(cluster, default_image=self.world.default_image)
+        wanted = {(c["kind"], c["metadata"]["name"]): self.world.filled_in(copy.deepcopy(c)) for c in desired}
+        if set(wanted) != set(self.world.children) or len(self.world.pods) != cluster.spec.replicas:
             return False
-        claim = wanted["spec"]["volumeClaimTemplates"]
-        if self.world.stateful_set["spec"]["volumeClaimTemplates"] != claim:
+        if any(child.get("spec") != self.world.children[key].get("spec") for key, child in wanted.items()):
             return False
-        template = wanted["spec"]["template"]
+        template = desired[-1]["spec"]["template"]
         return all(
             pod["spec"]["containers"] == template["spec"]["containers"]
             and pod["metadata"]["annotations"] == template["metadata"]["annotations"]

@@ -89,7 +89,7 @@ class World:
         live = self.children.get(key)
         if live is None:
             manifest["metadata"] |= {"uid": self._uid(), "generation": 1}
-            self.children[key] = self._filled_in(manifest)
+            self.children[key] = self.filled_in(manifest)
             return
         before = copy.deepcopy(live.get("spec"))
         if key[0] == "StatefulSet":
@@ -100,7 +100,7 @@ class World:
         kept = {k: live["metadata"][k] for k in ("uid", "generation")}
         status = live.get("status")
         live.clear()
-        live.update(self._filled_in(manifest))
+        live.update(self.filled_in(manifest))
         live["metadata"] |= kept
         live["metadata"]["annotations"] |= foreign
         if status is not None:
@@ -108,7 +108,7 @@ class World:
         if live.get("spec") != before:
             live["metadata"]["generation"] += 1
 
-    def _filled_in(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    def filled_in(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """With values of the server's own, which must not look like drift."""
         if manifest["kind"] == "StatefulSet":
             manifest["spec"]["template"]["spec"] |= {"dnsPolicy": "ClusterFirst", "restartPolicy": "Always"}
