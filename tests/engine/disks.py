@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -74,16 +77,12 @@ class ForgetfulDisk(Files):
     """
 
     def __init__(self) -> None:
+        # Files that were removed or replaced: kept, so that their inode numbers are not given to others.
+        self._graveyard = tempfile.TemporaryDirectory()
+        self._buried = itertools.count()
         self._lock = threading.RLock()
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
-
-    def create(self, path: Path) -> int:
-        with self._lock:
-            descriptor = super().create(path)
-            if os.fstat(descriptor).st_ino not in self._all_names():
-                self._contents.pop(os.fstat(descriptor).st_ino, None)  # the number of a file that is gone
-            return descriptor
 
     def sync(self, descriptor: int) -> None:
         with self._lock:
@@ -104,11 +103,19 @@ class ForgetfulDisk(Files):
 
     def rename(self, source: Path, target: Path) -> None:
         with self._lock:
+            if target.is_file():
+                os.link(target, self._grave())
             super().rename(source, target)
 
     def remove(self, path: Path) -> None:
-        with self._lock:
-            super().remove(path)
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            path.rename(self._grave())
+
+    def remove_tree(self, folder: Path) -> None:
+        self.remove(folder)
+
+    def _grave(self) -> Path:
+        return Path(self._graveyard.name) / str(next(self._buried))
 
     def crash(self, root: Path, target: Path, *, survives: Callable[[], bool]) -> None:
         """Make in the new folder *target* what is left of *root*. *survives* decides what was written by chance."""
@@ -136,6 +143,3 @@ class ForgetfulDisk(Files):
                 if path is not None and path.is_file() and survives():
                     content = path.read_bytes()
                 (target / name).write_bytes(content)
-
-    def _all_names(self) -> set[int]:
-        return {inode for names in self._names.values() for inode in names.values()}

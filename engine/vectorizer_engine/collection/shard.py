@@ -258,7 +258,7 @@ class Shard:
     def _without(self, keys: Sequence[bytes]) -> dict[Source, Part]:
         """The parts of the view, by source, in which *keys* are no longer live."""
         gone: dict[Source, list[int]] = {}
-        for place in self._view.find(keys):
+        for place in self._view.find(dict.fromkeys(keys)):  # a delete may name a key twice
             if place is not None:
                 gone.setdefault(place.part.source, []).append(place.offset)
         return {

@@ -133,6 +133,17 @@ def test_of_an_id_that_comes_twice_the_last_wins(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_id_that_is_deleted_twice_at_once_is_deleted_once(tmp_path: Path) -> None:
+    store, collection = make(tmp_path)
+    collection.upsert([1, 2, 3], vectors_of([1, 2, 3]), [None] * 3)
+    collection.delete(ids=[1, 1, 1])
+    assert collection.count() == 2
+    store.close()
+    store = open_store(tmp_path)
+    assert store.collection("c").count() == 2
+    store.close()
+
+
 def test_bad_batches_are_refused_whole(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     collection = store.create_collection("c", params(2, Distance.COSINE))

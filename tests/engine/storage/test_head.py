@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -85,13 +86,26 @@ def test_a_scan_goes_in_key_order_over_what_is_live(tmp_path: Path) -> None:
 
 
 def test_the_scratch_file_goes_with_the_head(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    head = Head(tmp_path, dimension=2, capacity=4, files=Files())
-    view = head.vectors
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 2
-    del head, view
+    class Noted(Files):
+        def scratch(self, folder: Path) -> int:
+            self.descriptor = super().scratch(folder)
+            return self.descriptor
+
+    files = Noted()
+    head = Head(tmp_path, dimension=2, capacity=4, files=files)
+    inode = os.fstat(files.descriptor).st_ino
+    rows_of_it = head.vectors
+    del head
+    with contextlib.suppress(OSError):  # unless something else has got its number by now
+        assert os.fstat(files.descriptor).st_ino != inode
+    assert inode in mapped_inodes()
+    del rows_of_it
     gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert inode not in mapped_inodes()
+
+
+def mapped_inodes() -> set[int]:
+    return {int(line.split()[4]) for line in Path("/proc/self/maps").read_text().splitlines()}
 
 
 def test_a_head_that_cannot_be_mapped_leaves_no_descriptor(tmp_path: Path) -> None:
