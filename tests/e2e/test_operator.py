@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -236,3 +238,20 @@ def test_a_clean_stop_hands_over_at_once(installation: Installation, operator: O
     finally:
         other.stop()
     assert "released the Lease" in operator.log()
+
+
+async def test_a_stopping_operator_is_not_ready_and_still_answers_the_webhook(
+    installation: Installation, operator: Operator
+) -> None:
+    eventually(lambda: operator.leads)
+    secret = installation.get("secret", installation.webhook_secret)
+    os.kill(operator.pid, signal.SIGTERM)
+    eventually(lambda: "stopping" in (operator.ask("/readyz") or ""))
+    answer = await post_review(
+        operator,
+        ca=base64.b64decode(secret["data"]["ca.crt"]),
+        host=installation.webhook_host,
+        review={"request": {"uid": "u-1", "object": cluster(**RULE_BREAKING)}},
+    )
+    assert answer["response"]["allowed"] is False
+    assert operator.stop() == 0

@@ -3,9 +3,9 @@
 - On every replica, always: watches, the webhook, health and metrics.
 - While the Lease is held: the queue's rounds, and looking after the webhook's certificate.
 
-What must stay true: nothing writes without the Lease; a clean stop ends the rounds, then releases the Lease, then lets
-the webhook finish what it is answering; any part that ends by itself ends the operator, since a replica that does only
-half of its work is worse than one that is started again.
+What must stay true: nothing writes without the Lease; a clean stop ends the rounds, then releases the Lease, then
+goes on answering the webhook for a moment; any part that ends by itself ends the operator, since a replica that does
+only half of its work is worse than one that is started again.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ from vectorizer_operator.webhook import keeper, server
 from vectorizer_operator.webhook.tls import ServerCertificate
 
 logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 3.0
+"""How long a stopping replica still answers the webhook: until the API server no longer sends it reviews, as it learns
+that the pod is leaving only a moment after the pod does."""
 
 STUCK_AFTER = 120.0
 """Seconds. A round is some requests, each over after 15 s."""
@@ -116,6 +120,8 @@ class _Operator:
             for part in others - {watching}:
                 part.cancel()
             await asyncio.wait(parts - {watching})
+            if stop.is_set():
+                await asyncio.sleep(DRAIN_SECONDS)
         stop_watching.set()  # last, as kopf waits for whatever else is still running
         await asyncio.wait({watching})
         for part in ended:

@@ -7,6 +7,7 @@ told by the rendered hash, not here.
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from itertools import zip_longest
 from typing import Any
 
 from vectorizer_operator.api.constants import RENDERED_HASH_ANNOTATION
@@ -45,7 +46,17 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
         return _list_difference(wanted, live if isinstance(live, list) else [], path)
     if wanted == live or (not wanted and live is None) or _same_quantity(wanted, live):
         return None
+    if isinstance(wanted, str) and isinstance(live, str):
+        return _text_difference(wanted, live, path)
     return f"{path} is {'unset' if live is None else live}, wanted {wanted}"
+
+
+def _text_difference(wanted: str, live: str, path: str) -> str:
+    """Of a file in a ConfigMap only the first line that differs: the words end up in a condition's message."""
+    lines = zip_longest(wanted.splitlines(keepends=True), live.splitlines(keepends=True), fillvalue="")
+    number, ours, theirs = next((number, *pair) for number, pair in enumerate(lines, 1) if pair[0] != pair[1])
+    line = f", line {number}," if "\n" in wanted else ""
+    return f"{path}{line} is {theirs.rstrip() or 'empty'}, wanted {ours.rstrip() or 'empty'}"
 
 
 def _mapping_difference(wanted: Mapping[str, Any], live: Mapping[str, Any], path: str) -> str | None:

@@ -1,5 +1,6 @@
 """The plan as a whole: children, drift, status, time."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -68,6 +69,13 @@ def test_drift_on_a_child_is_repaired(
     for name in path:
         node = node[name]
     assert node == wanted
+
+
+def test_drift_of_the_configuration_names_the_line_and_not_the_whole_file(world: World) -> None:
+    data = world.children["ConfigMap", "demo-config"]["data"]
+    data["config.yml"] = data["config.yml"].replace("enabled: true", "enabled: false", 1)
+    [(_, why)] = applied(world)
+    assert re.fullmatch(r".*: data\.config\.yml, line \d+, is   enabled: false, wanted   enabled: true", why)
 
 
 def test_a_deleted_child_is_made_again(world: World) -> None:
