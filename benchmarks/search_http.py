@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/search_http.py [--vectors FILE.npy] [--seconds 5]
 
-The data is `examples/data` unless a float16 or float32 array of shape [n, d] is given. The load generator is a
+The query-result cache is off. The data is `examples/data` unless a float16 or float32 array of shape [n, d] is given. The load generator is a
 bare asyncio client, so that it measures the engine and not a client library; it runs on the same machine, so
 with few cores the two compete.
 """
@@ -62,7 +62,7 @@ def main() -> None:
     print(f"{'':24}{'p50 ms':>9}{'p99 ms':>9}{'searches/s':>12}{'recall@10':>11}")
     with tempfile.TemporaryDirectory() as folder:
         in_process(Path(folder) / "store", data, queries, truth, options.seconds)
-        with running_engine(Path(folder) / "engine") as engine:
+        with running_engine(Path(folder) / "engine", {"cache": {"query_results": False}}) as engine:
             load(engine, data)
             for connections in CONNECTIONS:
                 over_http(engine, queries, truth, connections, options.seconds)

@@ -90,6 +90,14 @@ class ClusterConfig(_Section):
     )
 
 
+class CacheConfig(_Section):
+    query_results: bool = Field(
+        True,
+        strict=True,
+        description="Keep answers of searches until something is written. Turn it off to measure searches.",
+    )
+
+
 class FileWatcherConfig(_Section):
     enabled: Literal[False] = Field(False, description="A cluster runs none, and neither does this release.")
 
@@ -109,6 +117,7 @@ class Config(_Section):
     server: ServerConfig = Field(default_factory=ServerConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    cache: CacheConfig = Field(default_factory=CacheConfig)
     file_watcher: FileWatcherConfig = Field(default_factory=FileWatcherConfig)
     auth: AuthConfig = Field(default_factory=AuthConfig)
 

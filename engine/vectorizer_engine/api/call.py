@@ -7,6 +7,7 @@ from typing import Any
 
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.errors import RETRY_SOON, HttpError
+from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.store import VectorStore
@@ -16,12 +17,16 @@ from vectorizer_engine.metrics import Metrics
 
 @dataclass(kw_only=True)
 class Engine:
-    """What the requests of one process share. `recovered` is None until the data folder is open."""
+    """What the requests of one process share.
+
+    `results` is None where answers of searches are not kept, `recovered` until the data folder is open.
+    """
 
     config: Config
     memory: CacheMemoryManager
     metrics: Metrics
     request_memory: RequestMemory
+    results: AdvancedCache | None = None
     recovered: VectorStore | None = None
     stopping: bool = False
 

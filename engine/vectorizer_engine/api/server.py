@@ -24,6 +24,7 @@ from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.call import Engine
 from vectorizer_engine.api.service import EngineCollector
+from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.cluster.validator import Violation
 from vectorizer_engine.collection.store import VectorStore
@@ -62,11 +63,11 @@ def serve(config: Config, listener: socket.socket, *, skipped_violations: list[V
 
 
 async def _serve(config: Config, listener: socket.socket, skipped: list[Violation] | None) -> int:
+    memory = CacheMemoryManager(config.cluster.max_cache_memory_bytes, config.cluster.cache_warning_threshold)
     engine = Engine(
         config=config,
-        memory=CacheMemoryManager(
-            config.cluster.max_cache_memory_bytes, config.cluster.cache_warning_threshold
-        ),
+        memory=memory,
+        results=AdvancedCache(memory) if config.cache.query_results else None,
         metrics=Metrics(),
         request_memory=RequestMemory(config.server.request_memory_bytes),
     )
@@ -76,10 +77,12 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     warnings = [
         asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped)),
-        asyncio.create_task(warn_of_cache_usage(engine.memory)),
+        asyncio.create_task(warn_of_cache_usage(memory)),
     ]
     try:
-        opening = asyncio.to_thread(VectorStore.open, config.storage.path, memory=engine.memory)
+        opening = asyncio.to_thread(
+            VectorStore.open, config.storage.path, memory=memory, results=engine.results
+        )
         if not await _recover(engine, opening):
             serving.cancel()  # nothing was served, so nothing has to be finished
             return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from prometheus_client.registry import Collector
 from vectorizer_engine import __version__
 from vectorizer_engine.api.call import Call, Engine, Plain
 from vectorizer_engine.api.errors import encode
-from vectorizer_engine.cache.memory_manager import CacheType
+from vectorizer_engine.cache.memory_manager import CacheType, EvictionReason
 from vectorizer_engine.metrics import process_memory
 
 QDRANT_VERSION = "1.20.0"
@@ -121,9 +122,19 @@ class EngineCollector(Collector):
             "Entries that left a cache, by cache and reason.",
             labels=("type", "reason"),
         )
-        for (cache, reason), count in ledger.evictions.items():
-            evictions.add_metric((cache, reason), count)
+        # All of them from the start, or the first eviction would be no increase.
+        for cache, reason in itertools.product(CacheType, EvictionReason):
+            evictions.add_metric((cache, reason), ledger.evictions.get((cache, reason), 0))
         yield evictions
+        if self._engine.results is not None:
+            lookups = CounterMetricFamily(
+                "vectorizer_query_cache_lookups",
+                "Searches without a filter, by whether the query-result cache had their answer.",
+                labels=("result",),
+            )
+            lookups.add_metric(("hit",), self._engine.results.hits)
+            lookups.add_metric(("miss",), self._engine.results.misses)
+            yield lookups
         yield GaugeMetricFamily(
             "vectorizer_request_bodies_bytes",
             "Bodies of requests in flight.",
