@@ -4,6 +4,7 @@ Every document is read even if another one is malformed. A `List` counts as its 
 the objects mean.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ import yaml
 
 STDIN = "-"
 _EXTENSIONS = (".yaml", ".yml", ".json")
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_INT, _TIMESTAMP = "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp"
+
+DEEPEST = 100
+"""Levels of one object. Pods have a dozen; an alias within its own anchor has no end."""
+
+MOST_VALUES = 200_000
+"""In one object, each alias counted as what it stands for. The API server takes 1.5 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +62,19 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: dates are texts."""
+    """YAML as Kubernetes reads it: dates and times of day (12:30) are texts."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own name, read from the class)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _TIMESTAMP)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+_Loader.add_implicit_resolver(
+    _INT,
+    re.compile(r"[-+]?(?:0b[01_]*[01]|0x[0-9a-fA-F_]*[0-9a-fA-F]|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
 
 
 def read(names: Iterable[str]) -> Iterator[Document | Unreadable]:
@@ -94,44 +108,82 @@ def _objects(source: str, content: bytes) -> Iterator[Document | Unreadable]:
             if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"):
                 continue  # nothing between two `---`
             empty = False
-            yield from _document(source, node, loader)
+            yield from _documents(source, node, loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
         yield Unreadable(source, line, column, f"not YAML: {error.problem or error.context}")
         return
-    except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
-        yield Unreadable(source, None, None, f"not text: {error.reason}")
+    except yaml.reader.ReaderError as error:
+        # The position is one in the text if there is any, else in the bytes.
+        part = content.decode(errors="replace") if error.encoding == "unicode" else content.decode("latin-1")
+        line = part.count("\n", 0, error.position) + 1
+        yield Unreadable(source, line, None, f"not text: {error.reason}")
+        return
+    except RecursionError:
+        yield Unreadable(source, loader.line + 1, None, "not YAML: nested too deeply")
         return
     if empty:
         yield Unreadable(source, None, None, "is empty: it holds no object")
 
 
-def _document(source: str, node: yaml.Node, loader: _Loader) -> Iterator[Document | Unreadable]:
-    raw = loader.construct_document(node)
-    if not isinstance(raw, dict):
-        column = node.start_mark.column + 1
-        yield Unreadable(source, _line(node), column, f"expected an object, found a {type(raw).__name__}")
-    elif str(raw.get("kind", "")).endswith("List") and isinstance(raw.get("items"), list):
-        items = next(value for key, value in node.value if key.value == "items")
+def _documents(source: str, node: yaml.Node, loader: _Loader) -> Iterator[Document | Unreadable]:
+    # All keys are looked at before the first object is made, which writes what `<<` merges into the nodes.
+    found = [(part, tuple(_duplicates(part))) for part in _parts(node)]
+    for part, duplicates in found:
+        place = source, _line(part), part.start_mark.column + 1
+        try:
+            raw = loader.construct_document(part)
+        except ValueError:  # PyYAML asks Python for any number of digits
+            digits = sys.get_int_max_str_digits()
+            yield Unreadable(*place, f"an object with a whole number of more than {digits} digits")
+            continue
+        if isinstance(raw, dict):
+            yield Document(source, raw, part, duplicates)
+        else:
+            yield Unreadable(*place, f"expected an object, found {_KINDS.get(type(raw), 'a number')}")
+
+
+_KINDS = {list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+
+
+def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
+    """The items of a `List`, or *node* itself."""
+    fields = {key.value: value for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}
+    kind, items = fields.get("kind"), fields.get("items")
+    if (
+        isinstance(kind, yaml.ScalarNode)
+        and kind.value.endswith("List")
+        and isinstance(items, yaml.SequenceNode)
+    ):
         for item in items.value:
-            yield from _document(source, item, loader)
+            yield from _parts(item)
     else:
-        yield Document(source, raw, node, tuple(_duplicates(node, "")))
+        yield node
 
 
-def _duplicates(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{path}[{index}]")
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            here = f"{path}.{key.value}" if path else str(key.value)
-            if key.value in seen:
-                yield here, _line(key)
-            seen.add(key.value)
-            yield from _duplicates(value, here)
+def _duplicates(root: yaml.Node) -> Iterator[tuple[str, int]]:
+    """The keys that occur twice. Raises MarkedYAMLError for an object that is too deep or too large to be one."""
+    left, visited = [(root, "", 0)], 0
+    while left:
+        node, path, depth = left.pop()
+        visited += 1
+        if depth > DEEPEST or visited > MOST_VALUES:
+            limit = f"{DEEPEST} levels" if depth > DEEPEST else f"{MOST_VALUES} values, aliases written out"
+            raise yaml.MarkedYAMLError(
+                problem=f"an object of more than {limit}", problem_mark=root.start_mark
+            )
+        if isinstance(node, yaml.SequenceNode):
+            left += [(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+                here = f"{path}.{name}" if path else name
+                if name in seen:
+                    yield here, _line(key)
+                seen.add(name)
+                left.append((value, here, depth + 1))
 
 
 def _is_pair(value: Any) -> bool:

@@ -31,13 +31,15 @@ def render_command(files: tuple[str, ...], image: str | None, output: str) -> No
     documents = list(read(files))
     report = examine(documents)
     if report.exit_status:
-        say(report)
+        say(report, findings_on_stderr=True)  # standard output goes to `kubectl apply -f -`, say
         sys.exit(report.exit_status)
     clusters = [
         VectorizerCluster.parse(document.raw)
         for document in documents
         if isinstance(document, Document) and is_cluster(document.raw)
     ]
+    if not clusters:
+        raise click.ClickException(f"{', '.join(files)}: no VectorizerCluster in there")
     for cluster in clusters:
         if not (cluster.spec.image or image):
             raise click.UsageError(f"{cluster.metadata.name} sets no spec.image: name one with --image")

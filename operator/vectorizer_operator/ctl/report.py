@@ -59,8 +59,10 @@ class Report(BaseModel):
 
 
 def is_cluster(raw: dict[str, Any]) -> bool:
-    """Whether *raw* is meant to be a VectorizerCluster, of whatever version."""
-    return raw.get("kind") == KIND and str(raw.get("apiVersion", GROUP)).partition("/")[0] == GROUP
+    """Whether *raw* is meant to be a VectorizerCluster, of whatever version: the only kind of its group."""
+    if "apiVersion" not in raw:
+        return raw.get("kind") == KIND
+    return str(raw["apiVersion"]).partition("/")[0] == GROUP
 
 
 def examine(documents: Iterable[Document | Unreadable]) -> Report:

@@ -6,6 +6,7 @@ import sys
 import click
 import yaml
 
+from vectorizer_operator.api import GROUP, KIND
 from vectorizer_operator.ctl.documents import STDIN, read
 from vectorizer_operator.ctl.report import Report, examine
 
@@ -35,19 +36,25 @@ def validate(files: tuple[str, ...], named: tuple[str, ...], output: str) -> Non
     sys.exit(report.exit_status)
 
 
-def say(report: Report) -> None:
-    """The report for people: what cannot be read on standard error, findings on standard output."""
+def say(report: Report, *, findings_on_stderr: bool = False) -> None:
+    """The report for people: what cannot be read on standard error, findings on standard output unless that is for
+    something else."""
     for error in report.errors:
         place = ":".join(str(part) for part in (error.source, error.line, error.column) if part is not None)
         click.echo(f"{place}: {error.message}", err=True)
     for other in report.skipped:
-        click.echo(f"{other.source}:{other.line}: {other.kind} {other.name}: skipped, no VectorizerCluster")
+        why = f"its apiVersion is not {GROUP}'s" if other.kind == KIND else f"no {KIND}"
+        what = f"{other.kind} {other.name}".rstrip()
+        click.echo(f"{other.source}:{other.line}: {what}: skipped, {why}", err=findings_on_stderr)
     for cluster in report.clusters:
         for finding in cluster.findings:
             warning = "warning: " if finding.level == "warning" else ""
-            click.echo(f"{cluster.source}:{finding.line}: {cluster.name}: {warning}{finding.message}")
+            line = (
+                f"{cluster.source}:{finding.line}: {cluster.name or '(no name)'}: {warning}{finding.message}"
+            )
+            click.echo(line, err=findings_on_stderr)
         if cluster.valid:
-            click.echo(f"{cluster.source}:{cluster.line}: {cluster.name}: valid")
+            click.echo(f"{cluster.source}:{cluster.line}: {cluster.name}: valid", err=findings_on_stderr)
     invalid = sum(not cluster.valid for cluster in report.clusters)
     if invalid:
         click.echo(f"{invalid} of {len(report.clusters)} clusters: not valid", err=True)

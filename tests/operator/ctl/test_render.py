@@ -38,8 +38,14 @@ def test_render_prints_the_configuration_so_that_people_can_read_it() -> None:
 def test_render_refuses_what_breaks_a_rule() -> None:
     result = run("render", "-f", "-", "--image", "engine:1", stdin=BAD)
     assert result.exit_code == 1
-    assert "CLUSTER_001" in result.stdout
-    assert "kind: StatefulSet" not in result.stdout
+    assert "CLUSTER_001" in result.stderr
+    assert result.stdout == ""  # it may go to kubectl
+
+
+def test_render_of_files_without_a_cluster_says_so() -> None:
+    result = run("render", "-f", "-", "--image", "engine:1", stdin="kind: Service\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: -: no VectorizerCluster in there\n"
 
 
 def test_render_of_an_unreadable_file_is_status_2(tmp_path: Path) -> None:

@@ -127,16 +127,63 @@ def test_an_empty_file_is_named(write: Any, text: str) -> None:
     assert (result.exit_code, result.stderr) == (2, "a.yaml: is empty: it holds no object\n")
 
 
-@pytest.mark.parametrize("content", [b"a: \x00", b"\x80abc"])
-def test_what_is_no_text_is_named(write: Any, content: bytes) -> None:
-    result = validate(write("a.yaml", content))
+def test_what_is_no_text_is_told_with_its_line(write: Any) -> None:
+    result = validate(write("a.yaml", b"# one\n\n# caf\xe9\n"), write("b.yaml", "# größe\n\n\x00\n"))
     assert result.exit_code == 2
-    assert result.stderr.startswith("a.yaml: not text: ")
+    assert result.stderr.splitlines() == [
+        "a.yaml:3: not text: invalid continuation byte",
+        "b.yaml:3: not text: special characters are not allowed",
+    ]
 
 
-def test_a_document_that_is_no_object_is_named(write: Any) -> None:
-    result = validate(write("a.yaml", "- 1\n- 2\n"))
-    assert (result.exit_code, result.stderr) == (2, "a.yaml:1:1: expected an object, found a list\n")
+@pytest.mark.parametrize(
+    ("text", "found"), [("- 1\n- 2\n", "a list"), ("x\n", "a text"), ("1\n", "a number")]
+)
+def test_a_document_that_is_no_object_is_named(write: Any, text: str, found: str) -> None:
+    result = validate(write("a.yaml", text))
+    assert (result.exit_code, result.stderr) == (2, f"a.yaml:1:1: expected an object, found {found}\n")
+
+
+ALIASES = "".join(f"    a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}, z: *a{n - 1}}}\n" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{a: " * 5000, "a.yaml:4: not YAML: nested too deeply"),
+        ("{a: " * 200 + "}" * 200, "a.yaml:1:1: not YAML: an object of more than 100 levels"),
+        ("&spec {scheduling: {affinity: *spec}}", "a.yaml:1:1: not YAML: an object of more than 100 levels"),
+        (
+            f"\n  scheduling:\n    a0: &a0 {{x: 1}}\n{ALIASES}",
+            "a.yaml:1:1: not YAML: an object of more than 200000 values, aliases written out",
+        ),
+        (
+            "{replicas: " + "9" * 5000 + "}",
+            "a.yaml:1:1: an object with a whole number of more than 4300 digits",
+        ),
+    ],
+    ids=["open", "deep", "recursive", "aliases", "digits"],
+)
+def test_what_would_read_without_an_end_is_named(write: Any, spec: str, message: str) -> None:
+    header = "apiVersion: vectorizer.io/v1\nkind: VectorizerCluster\nmetadata: {name: odd}\n"
+    result = validate(write("a.yaml", f"{header}spec: {spec}\n"))
+    assert (result.exit_code, result.stderr) == (2, f"{message}\n")
+
+
+def test_an_exponent_of_any_length_breaks_the_cache_rule(write: Any) -> None:
+    result = validate(write("a.yaml", GOOD.replace("256Mi", "1e" + "9" * 5000)))
+    assert result.exit_code == 1
+    assert "CLUSTER_003" in result.stdout
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_merged_key_may_be_overridden(write: Any, wrapped: bool) -> None:
+    cluster = (
+        f"{GOOD}  podTemplate:\n    labels: &common {{team: a}}\n    annotations: {{<<: *common, team: b}}\n"
+    )
+    items = "".join(f"    {line}\n" for line in cluster.splitlines())
+    result = validate(write("a.yaml", f"kind: List\nitems:\n  -\n{items}" if wrapped else cluster))
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_missing_file_is_named() -> None:
@@ -189,7 +236,27 @@ def test_a_cluster_of_another_version_is_not_skipped(write: Any) -> None:
 def test_a_kind_of_the_same_name_of_somebody_else_is_skipped(write: Any) -> None:
     result = validate(write("a.yaml", GOOD.replace("vectorizer.io/v1", "example.com/v1")))
     assert result.exit_code == 0
-    assert "skipped" in result.stdout
+    assert (
+        result.stdout == "a.yaml:1: VectorizerCluster good: skipped, its apiVersion is not vectorizer.io's\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("kind: Vectorizercluster", "kind: input should be 'VectorizerCluster', found \"Vectorizercluster\""),
+        ("# none", "kind: required and not set"),
+    ],
+)
+def test_a_misspelt_kind_is_not_skipped(write: Any, kind: str, problem: str) -> None:
+    result = validate(write("a.yaml", GOOD.replace("kind: VectorizerCluster", kind)))
+    assert result.exit_code == 1
+    assert problem in result.stdout
+
+
+def test_a_cluster_without_a_name_is_told_apart(write: Any) -> None:
+    result = validate(write("a.yaml", GOOD.replace("  name: good\n", "")))
+    assert result.stdout == "a.yaml:3: (no name): metadata: required and not set\n"
 
 
 @pytest.mark.parametrize(("output", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
@@ -212,8 +279,8 @@ def test_a_program_reads_the_same_report(write: Any, output: str, load: Any) -> 
     assert report["errors"][0]["line"] == 17
 
 
-def test_dates_are_texts_as_in_kubernetes(write: Any) -> None:
-    text = f"{GOOD}  podTemplate: {{annotations: {{made: 2026-01-01}}}}\n"
+def test_dates_and_times_are_texts_as_in_kubernetes(write: Any) -> None:
+    text = f"{GOOD}  podTemplate: {{annotations: {{made: 2026-01-01, at: 12:30}}}}\n"
     assert validate(write("a.yaml", text)).exit_code == 0
 
 
