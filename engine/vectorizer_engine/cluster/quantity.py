@@ -44,8 +44,8 @@ def parse_quantity(value: object) -> int | None:
         return None
     suffix = match["suffix"] or ""
     if suffix[:1] in ("e", "E") and len(suffix) > 1 and suffix not in _BINARY:
-        exponent = int(suffix[1:])
-        scale = Decimal(10) ** max(-30, min(exponent, 30))
+        exponent = Decimal(suffix[1:])  # int() would refuse one of thousands of digits
+        scale = Decimal(10) ** max(Decimal(-30), min(exponent, Decimal(30)))
     else:
         scale = _BINARY.get(suffix) or _DECIMAL.get(suffix) or Decimal(1)
     # Rounding up is away from zero, so that -0.5 stays negative.
