@@ -37,6 +37,9 @@ _rows = msgspec.json.Decoder(list[msgspec.Raw])
 
 _SCROLL_LIMIT = 10
 
+_DIGITS = len(str(2**64))
+"""No id has more. Python refuses to convert thousands of them."""
+
 
 # --- writing -------------------------------------------------------------------------------------------
 
@@ -139,7 +142,8 @@ def _done(call: Call, operation: int) -> Any:
 
 def get_point(call: Call) -> Any:
     text = call.path["id"]
-    point = parse_id(int(text) if text.isascii() and text.isdigit() else text, where="the path's id")
+    number = text.isascii() and text.isdigit() and len(text) <= _DIGITS
+    point = parse_id(int(text) if number else text, where="the path's id")
     selection = Selection(True, True)
     found = call.collection.retrieve([point], with_payload=True, with_vector=True)
     if not found:

@@ -57,14 +57,17 @@ class Router:
             node.routes[route.method] = route
 
     def match(self, method: str, raw_path: bytes) -> tuple[Route, dict[str, str]]:
-        """The route of a request and its path's parameters. Raises HttpError 404 or 405."""
+        """The route of a request and its path's parameters. Raises HttpError 400, 404 or 405."""
         parameters: dict[str, str] = {}
         node = self._root
         segments = raw_path.split(b"/")[1:]
         if len(segments) > 1 and not segments[-1]:
             segments.pop()  # /collections/ is /collections
         for raw in segments:
-            segment = (unquote_to_bytes(raw) if b"%" in raw else raw).decode(errors="replace")
+            try:
+                segment = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+            except UnicodeDecodeError:
+                raise HttpError(400, f"the path {raw_path.decode('latin-1')} is not UTF-8") from None
             if (following := node.fixed.get(segment)) is not None:
                 node = following
             elif node.parameter is not None and segment:

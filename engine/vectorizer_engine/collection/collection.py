@@ -37,6 +37,10 @@ from vectorizer_engine.storage.segment import StoredPoint
 _POINTS_AT_ONCE = 1000
 """A change that a filter selects is written in steps of so many points."""
 
+_PAYLOAD_DEPTH = 128
+"""So many objects and lists inside each other, as in Qdrant. What is stored can then always be read again:
+decoders give up at a depth that depends on who calls them."""
+
 
 class Collection:
     """Points of one dimension and distance. Made by `VectorStore`."""
@@ -112,10 +116,14 @@ class Collection:
         predicate: Predicate | None = None,
         wait: bool = True,
     ) -> int:
-        """Set these top-level keys and keep the others. Raises PointNotFound for an unknown id."""
+        """Set these top-level keys and keep the others. Raises PointNotFound for an unknown id.
+
+        A key that is set to None is removed, as in Qdrant; `upsert` and `overwrite_payload` store it.
+        """
+        removed = {key for key, value in payload.items() if value is None}
 
         def change(old: Payload) -> Payload:
-            return {**old, **payload}
+            return {key: value for key, value in (old | payload).items() if key not in removed}
 
         return self._change_payload(change, ids, predicate, wait)
 
@@ -289,9 +297,20 @@ def _encode_payload(payload: Mapping[str, Any] | None) -> bytes:
     if not payload:
         return b""
     try:
-        return msgspec.json.encode(payload)
+        text = msgspec.json.encode(payload)
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
         raise InvalidPoint(f"a payload cannot be stored as JSON: {error}") from error
+    if text.count(b"{") + text.count(b"[") > _PAYLOAD_DEPTH and _is_deep(payload):
+        raise InvalidPoint(f"a payload is nested too deeply: expected at most {_PAYLOAD_DEPTH} levels")
+    return text
+
+
+def _is_deep(payload: Mapping[str, Any]) -> bool:
+    level: list[Any] = [payload]
+    for _ in range(_PAYLOAD_DEPTH):
+        inner = (each.values() if isinstance(each, Mapping) else each for each in level)
+        level = [value for values in inner for value in values if isinstance(value, Mapping | list)]
+    return bool(level)
 
 
 def _decode_payload(text: bytes) -> Payload:

@@ -79,6 +79,32 @@ def test_one_wrong_point_refuses_the_whole_batch(
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_payload_that_is_stored_can_be_read_however_deep_it_is(
+    http: httpx.Client, points: str, opening: str, closing: str
+) -> None:
+
+    def upsert(levels: int) -> httpx.Response:
+        inner = opening * (levels - 1) + "7" + closing * (levels - 1)
+        point = f'{{"id": 3, "vector": [1, 0, 0], "payload": {{"a": {inner}}}}}'
+        return http.put(f"{points}?wait=true", content=f'{{"points": [{point}]}}')
+
+    assert upsert(128).status_code == 200
+    for call, body in (
+        ("/scroll", {}),
+        ("/count", {"filter": {"must": [{"key": "a[].a.a", "match": {"value": 1}}]}}),
+        ("/query", {"query": [1, 0, 0], "with_payload": ["a"]}),
+        ("/query", {"query": [1, 0, 0], "with_payload": {"exclude": ["b"]}}),
+        ("/payload?wait=true", {"payload": {"b": 1}, "points": [3]}),
+        ("/delete?wait=true", {"points": [3]}),
+    ):
+        assert http.post(f"{points}{call}", json=body).status_code == 200, call
+    for levels in (129, 500, 975):
+        refused = upsert(levels)
+        assert "nested too deeply: expected at most 128 levels" in error(refused)
+        assert refused.status_code == 400
+
+
 @pytest.mark.parametrize(
     ("number", "says"),
     [("NaN", "invalid character (byte"), ("Infinity", "invalid character"), ("1e999", "must be finite")],
@@ -207,6 +233,10 @@ def test_a_compressed_body_is_refused(http: httpx.Client, points: str) -> None:
         ("PUT", "/collections/a/index", 404, "does not support it"),
         ("DELETE", "/collections", 405, "this engine serves GET on this path"),
         ("GET", "/collections//points/1", 404, "there is no such call"),
+        ("GET", "/collections/%ff", 400, "/collections/%ff is not UTF-8"),
+        ("GET", "/collections/unchanged/points/-1", 400, "'-1' is no point id"),
+        ("GET", f"/collections/unchanged/points/{2**64}", 400, "is no point id"),
+        ("GET", f"/collections/unchanged/points/{'9' * 5000}", 400, "is no point id"),
     ],
 )
 def test_calls_that_do_not_exist_are_told_apart(

@@ -93,12 +93,18 @@ def test_payloads_are_set_overwritten_deleted_and_cleared(client: QdrantClient, 
     client.set_payload(name, {"seen": True}, points=everywhere)
     assert payload(client, name, 1) == {"city": "Bonn", "at": {"lat": 50.7}, "seen": True}
     assert payload(client, name, UUID) == {}
-    client.overwrite_payload(name, {"new": 1}, points=[2])
-    assert payload(client, name, 2) == {"new": 1}
+    client.overwrite_payload(name, {"new": 1, "old": None}, points=[2])
+    assert payload(client, name, 2) == {"new": 1, "old": None}
     client.delete_payload(name, ["at", "unknown"], points=[1])
     assert payload(client, name, 1) == {"city": "Bonn", "seen": True}
     client.clear_payload(name, models.PointIdsList(points=[1]))
     assert payload(client, name, 1) == {}
+
+
+def test_setting_a_key_to_null_removes_it_and_no_other(client: QdrantClient, name: str) -> None:
+    client.overwrite_payload(name, {"kept": None, "city": "Rome"}, points=[1])
+    client.set_payload(name, {"city": None, "unknown": None, "new": {"inner": None}}, points=[1])
+    assert payload(client, name, 1) == {"kept": None, "new": {"inner": None}}
 
 
 def test_scrolling_walks_all_points_in_id_order(client: QdrantClient, name: str) -> None:
