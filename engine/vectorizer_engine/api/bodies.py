@@ -19,9 +19,7 @@ WAIT_SECONDS = 5.0
 """How long a request waits for its share; then it is answered 429."""
 
 READ_SECONDS = 60.0
-"""How long a client may take to send a large body, which holds its share all the while."""
-
-_SMALL = 64 * 1024  # arrives in one piece or two: not worth a timer
+"""How long a client may take to send a body, which holds its share all the while."""
 
 
 class ClientDisconnected(Exception):
@@ -91,8 +89,6 @@ class Body:
         try:
             if self._length is not None:
                 await self._reserve(self._length)
-                if self._length <= _SMALL:
-                    return await self._read()
             async with asyncio.timeout(READ_SECONDS):
                 return await self._read()
         except TimeoutError:

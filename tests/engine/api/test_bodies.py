@@ -60,7 +60,10 @@ async def test_a_client_that_goes_away_leaves_nothing_held() -> None:
     assert memory.used == 0
 
 
-async def test_a_client_that_is_too_slow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("length", [None, 10])
+async def test_a_client_that_is_too_slow_is_refused_however_little_it_sends(
+    monkeypatch: pytest.MonkeyPatch, length: int | None
+) -> None:
     monkeypatch.setattr("vectorizer_engine.api.bodies.READ_SECONDS", 0.01)
     memory = RequestMemory(100)
 
@@ -68,7 +71,7 @@ async def test_a_client_that_is_too_slow_is_refused(monkeypatch: pytest.MonkeyPa
         await asyncio.Event().wait()
 
     with pytest.raises(HttpError) as refusal:
-        async with Body(never, length=None, largest=100, memory=memory):
+        async with Body(never, length=length, largest=100, memory=memory):
             pass
     assert (refusal.value.status, memory.used) == (408, 0)
 
