@@ -18,8 +18,8 @@ from vectorizer_engine.cache.memory_manager import Charge
 from vectorizer_engine.index.base import Vectors
 
 if TYPE_CHECKING:
-    from vectorizer_engine.collection.shard import Shard
     from vectorizer_engine.collection.view import Accepts, Place
+    from vectorizer_engine.collection.write_path import WritePath
     from vectorizer_engine.storage.head import Head
     from vectorizer_engine.storage.segment import StoredPoint
 
@@ -53,7 +53,12 @@ class Upsert:
     reads = False
 
     def __init__(
-        self, shard: Shard, keys: Sequence[bytes], vectors: Vectors, payloads: Sequence[bytes], charge: Charge
+        self,
+        path: WritePath,
+        keys: Sequence[bytes],
+        vectors: Vectors,
+        payloads: Sequence[bytes],
+        charge: Charge,
     ) -> None:
         self.keys = keys
         self.vectors = vectors
@@ -61,14 +66,14 @@ class Upsert:
         self.charge = charge
         self.size = vectors.nbytes + sum(map(len, payloads))
         self.head: Head | None = None
-        self._shard = shard
+        self._path = path
 
     def prepare(self) -> bytes | None:
-        self.head = self._shard.stage(self.vectors, self.payloads)
+        self.head = self._path.stage(self.vectors, self.payloads)
         return _encoder.encode(UpsertRecord(list(self.keys), self.vectors.tobytes(), list(self.payloads)))
 
     def apply(self, number: int) -> None:
-        self._shard.apply_upsert(self, number)
+        self._path.apply_upsert(self, number)
 
     def abandon(self) -> None:
         if self.head is not None:
@@ -85,18 +90,18 @@ class ChangePayload(Upsert):
 
     def __init__(
         self,
-        shard: Shard,
+        path: WritePath,
         keys: Sequence[bytes],
         change: Callable[[bytes], bytes],
         charge: Charge,
         accepts: Accepts | None,
     ) -> None:
-        super().__init__(shard, keys, np.empty((0, 0), np.float32), (), charge)
+        super().__init__(path, keys, np.empty((0, 0), np.float32), (), charge)
         self._change = change
         self._accepts = accepts
 
     def prepare(self) -> bytes | None:
-        found = _accepted(self._shard.find(self.keys), self._accepts)
+        found = _accepted(self._path.find(self.keys), self._accepts)
         if not found:
             self.charge.release()
             return None
@@ -109,20 +114,20 @@ class ChangePayload(Upsert):
 class Delete:
     """Remove points by key, those that *accepts* takes where it is given. Unknown keys are no error."""
 
-    def __init__(self, shard: Shard, keys: Sequence[bytes], accepts: Accepts | None) -> None:
+    def __init__(self, path: WritePath, keys: Sequence[bytes], accepts: Accepts | None) -> None:
         self.keys = keys
         self.size = sum(map(len, keys))
         self.reads = accepts is not None
         self._accepts = accepts
-        self._shard = shard
+        self._path = path
 
     def prepare(self) -> bytes | None:
         if self._accepts is not None:
-            self.keys = [point.key for _, point in _accepted(self._shard.find(self.keys), self._accepts)]
+            self.keys = [point.key for _, point in _accepted(self._path.find(self.keys), self._accepts)]
         return _encoder.encode(DeleteRecord(list(self.keys))) if self.keys else None
 
     def apply(self, number: int) -> None:
-        self._shard.apply_delete(self.keys, number)
+        self._path.apply_delete(self.keys, number)
 
     def abandon(self) -> None:
         """Nothing was staged."""

@@ -26,8 +26,9 @@ import msgspec
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
-from vectorizer_engine.collection.shard import Shard, ShardEnvironment, ShardLimits, create_shard
+from vectorizer_engine.collection.shard import Shard, create_shard
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.errors import (
     CollectionExists,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,6 +156,36 @@ class View:
             answer.sort(key=lambda found: found.score, reverse=how.distance.larger_is_closer)
             del answer[limit:]
         return answers
+
+
+class CurrentView:
+    """The view that a reader gets now.
+
+    It is replaced by the leader of the group commit, or by whoever has paused it, and by nobody else.
+    """
+
+    def __init__(self) -> None:
+        self.view = View()
+        self.lock = threading.Lock()
+        """Held while a view is published together with the keys of its head, and while keys are looked for."""
+        self._last_write = float("-inf")
+
+    def find(self, keys: Iterable[bytes]) -> list[Place | None]:
+        """The place of each key, None for those that are not there."""
+        with self.lock:
+            return self.view.find(keys)
+
+    def publish(self, view: View) -> None:
+        with self.lock:
+            self.view = view
+
+    def note_write(self) -> None:
+        """What was published is a write, not the same points in another place."""
+        self._last_write = time.monotonic()
+
+    def seconds_since_write(self) -> float:
+        """Infinite where nothing was written since the shard was opened."""
+        return time.monotonic() - self._last_write
 
 
 def _scan_part(part: Part, start: bytes) -> Iterator[tuple[StoredPoint, Place]]:

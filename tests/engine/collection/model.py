@@ -9,7 +9,7 @@ import numpy as np
 
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
-from vectorizer_engine.collection.shard import ShardLimits
+from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, Distance, PointId
 from vectorizer_engine.storage.files import Files

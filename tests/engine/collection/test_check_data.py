@@ -15,7 +15,7 @@ from tests.engine.collection.test_collection import settled, wait_until
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.cli import main
 from vectorizer_engine.collection.check_data import check_data
-from vectorizer_engine.collection.shard import ShardLimits
+from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.errors import StoreLocked, StoreVersionError
 

@@ -13,7 +13,7 @@ from tests.engine.disks import FailingDisk
 from tests.engine.index.samples import clustered
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
 from vectorizer_engine.collection.collection import Collection
-from vectorizer_engine.collection.shard import ShardLimits
+from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import Distance
 from vectorizer_engine.storage.files import Files

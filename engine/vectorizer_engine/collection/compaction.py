@@ -1,0 +1,220 @@
+"""Segments made in the background: of a full head, of smaller segments, of one that lost much; then their indexes.
+
+All of it is one move. A new segment is written from what was live in some parts of a view, which takes long
+and stops nobody. Then, with the group commit paused, what was deleted or overwritten since is taken out again,
+and the segment takes the parts' place: first in the manifest, then in the view. So a crash or a failure in
+between leaves the old parts, and a folder that no manifest names.
+
+Which segments are merged is `merge_policy`'s choice, what index a segment gets the planner's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from vectorizer_engine.collection.environment import ShardEnvironment
+from vectorizer_engine.collection.indexing import SegmentIndexes
+from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+from vectorizer_engine.collection.view import CurrentView, Part, Source, View
+from vectorizer_engine.errors import EngineError
+from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.storage.commit import GroupCommit
+from vectorizer_engine.storage.files import disk_errors
+from vectorizer_engine.storage.head import Head
+from vectorizer_engine.storage.live import LiveMask
+from vectorizer_engine.storage.log import Log
+from vectorizer_engine.storage.segment import Segment, StoredPoint
+from vectorizer_engine.storage.segment_store import FileSegmentStore
+
+logger = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 1024
+_QUIET_SECONDS = 2.0
+"""Without a write for so long, segments are indexed that are too small to be indexed while more may follow."""
+
+
+class Stopping(Exception):
+    """The job is given up; recovery will find what is left to do."""
+
+
+class Compaction:
+    """The background work of one shard. `seal` is for one thread at a time; so is what `schedule` starts."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dimension: int,
+        current: CurrentView,
+        segments: FileSegmentStore,
+        indexes: SegmentIndexes,
+        log: Log,
+        commit: GroupCommit,
+        environment: ShardEnvironment,
+        is_running: Callable[[], bool],
+    ) -> None:
+        self._folder = folder
+        self._dimension = dimension
+        self._current = current
+        self._segments = segments
+        self._indexes = indexes
+        self._log = log
+        self._commit = commit
+        self._limits = environment.limits
+        self._maintenance = environment.maintenance
+        self._is_running = is_running
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._scheduled = False
+        self._waiting_for_quiet = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether segments are being merged or indexes built, or soon will be."""
+        return self._scheduled
+
+    def seal(self, head: Head | None, *, applied: int) -> None:
+        """Put a segment in the place of *head*; the log is no longer needed up to record *applied*.
+
+        Raises Stopping, StorageFull, StorageFailure.
+        """
+        with disk_errors(f"seal a segment in {self._folder}"):
+            self._rewrite([part for part in self._current.view.parts if part.source is head], applied=applied)
+
+    def schedule(self) -> None:
+        """Merge and index what there is to merge and index, in the background."""
+        nothing_sealed = next(self._current.view.segments(), None) is None
+        with self._lock:
+            if self._scheduled or nothing_sealed or not self._is_running():
+                return
+            self._scheduled = True
+        self._maintenance.merge(self._run)
+
+    def _run(self) -> None:
+        """Merge what is to be merged; then index, because a segment that is merged soon needs no index."""
+        tried: set[Segment] = set()
+        try:
+            while True:
+                self._check_running()
+                if parts := self._choose_merge():
+                    with disk_errors(f"merge segments in {self._folder}"):
+                        self._rewrite(parts, applied=None)
+                elif segment := self._choose_for_index(tried):
+                    tried.add(segment)
+                    with disk_errors(f"index a segment in {self._folder}"):
+                        self._indexes.build(segment, still_wanted=self._is_running)
+                else:
+                    break
+        except Stopping:
+            pass
+        except EngineError as error:
+            logger.error("%s; the segments stay as they are", str(error))
+        finally:
+            with self._lock:
+                self._scheduled = False
+
+    def _choose_merge(self) -> list[Part]:
+        parts = [part for _, part in self._current.view.segments()]
+        largest = self._indexes.largest_segment(self._dimension) or self._limits.segment_points
+        chosen = choose_merge(
+            [Size(part.rows, part.live.count) for part in parts],
+            unit=self._limits.head_points,
+            largest=min(largest, self._limits.segment_points),
+        )
+        return [parts[index] for index in chosen]
+
+    def _choose_for_index(self, tried: set[Segment]) -> Segment | None:
+        """The largest segment that should have an index. Small ones wait for quiet: they may be merged soon."""
+        wanting = [
+            segment
+            for segment, _ in self._current.view.segments()
+            if segment not in tried and self._indexes.wants(segment)
+        ]
+        if not wanting:
+            return None
+        largest = max(wanting, key=lambda segment: segment.count)
+        if (
+            self._current.seconds_since_write() >= _QUIET_SECONDS
+            or largest.count >= FANOUT * self._limits.head_points
+        ):
+            return largest
+        self._schedule_when_quiet()
+        return None
+
+    def _schedule_when_quiet(self) -> None:
+        with self._lock:
+            if self._waiting_for_quiet:
+                return
+            self._waiting_for_quiet = True
+
+        def schedule() -> None:
+            with self._lock:
+                self._waiting_for_quiet = False
+            self.schedule()
+
+        self._maintenance.merge_later(_QUIET_SECONDS, schedule)
+
+    def _rewrite(self, parts: Sequence[Part], *, applied: int | None) -> None:
+        """Put one segment with what is live in *parts* in their place.
+
+        With *applied*, the records up to that number are then no longer needed in the log.
+        """
+        view = View(tuple(parts))
+        segment = self._segments.write(self._batches(view)) if view.points else None
+        try:
+            with self._commit.paused():
+                self._publish(parts, segment, applied)
+        except BaseException:
+            if segment is not None:
+                self._segments.discard(segment)
+            raise
+        for old, _ in view.segments():
+            self._indexes.discard(old)
+            self._segments.discard(old)
+
+    def _batches(self, view: View) -> Iterator[tuple[list[StoredPoint], Vectors]]:
+        scan = view.scan()
+        while batch := list(islice(scan, _ROWS_AT_ONCE)):
+            self._check_running()
+            yield (
+                [point for point, _ in batch],
+                np.stack([place.part.vectors[place.offset] for _, place in batch]),
+            )
+
+    def _publish(self, parts: Sequence[Part], segment: Segment | None, applied: int | None) -> None:
+        """Replace *parts* by *segment*, in the manifest and then in the view. Nothing else writes meanwhile."""
+        self._check_running()
+        replaced = {part.source: part for part in parts}
+        kept = [part for part in self._current.view.parts if part.source not in replaced]
+        if segment is not None:
+            offsets = [offset for offset in segment.find(self._gone_since(replaced)) if offset is not None]
+            live = LiveMask.from_deleted(b"", segment.count).without(offsets)
+            kept.insert(0, Part(segment, segment.count, live))
+        view = View(tuple(kept))
+        applied = self._segments.manifest.applied if applied is None else applied
+        self._segments.publish(
+            [(source, part.live) for source, part in view.segments()],
+            applied=applied,
+            logged=self._log.next_number - 1,
+        )
+        self._current.publish(view)
+        self._log.forget(through=applied)
+
+    def _gone_since(self, before: dict[Source, Part]) -> list[bytes]:
+        """The keys that were live in *before* and have since been deleted or overwritten."""
+        keys: list[bytes] = []
+        for part in self._current.view.parts:
+            if part.source in before:
+                gone = LiveMask(before[part.source].live.bits & ~part.live.bits, 0).offsets()
+                keys.extend(point.key for point in part.source.points(gone.tolist()))
+        return keys
+
+    def _check_running(self) -> None:
+        if not self._is_running():
+            raise Stopping

@@ -1,0 +1,32 @@
+"""What the shards of a store have in common: how large things may grow, and what they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.storage.files import Files
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLimits:
+    """When a head is sealed and how large segments grow. Sizes in rows and bytes."""
+
+    head_points: int = 16_384
+    head_bytes: int = 64 * 1024**2
+    log_bytes: int = 128 * 1024**2
+    sealing_heads: int = 2
+    segment_points: int = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEnvironment:
+    """The one memory limit, the background threads and the disk, for all shards of a store."""
+
+    memory: CacheMemoryManager
+    maintenance: Maintenance
+    files: Files
+    scratch: Path
+    limits: ShardLimits

@@ -1,0 +1,142 @@
+"""The heads that wait to be sealed, and the writers that wait for them.
+
+Writers are held back here, before the group commit has them, and never in it: a leader that waits for memory
+would make everybody wait, the background work included, which is what frees it. So a write reserves what
+the head will hold for it first, and waits while too many heads wait or the memory is not there. Where heads
+cannot be sealed, it gets the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vectorizer_engine.cache.memory_manager import CacheType, Charge
+from vectorizer_engine.collection.compaction import Compaction, Stopping
+from vectorizer_engine.collection.environment import ShardEnvironment
+from vectorizer_engine.errors import (
+    CacheMemoryLimitExceeded,
+    EngineError,
+    StorageFailure,
+    StorageFull,
+    StoreClosed,
+)
+from vectorizer_engine.storage.head import POINT_BYTES, Head
+
+logger = logging.getLogger(__name__)
+
+_MEMORY_PATIENCE = 30.0
+"""Seconds for which a write waits for heads to be sealed before it gives up."""
+
+
+@dataclass(slots=True)
+class _SealedHead:
+    """A head that takes no more points, or none where only deletes were logged.
+
+    Records up to `applied` are in it or in what came before.
+    """
+
+    head: Head | None
+    charge: Charge
+    applied: int
+
+
+class Sealing:
+    """The queue of one shard's full heads. Any thread may call."""
+
+    def __init__(
+        self, compaction: Compaction, environment: ShardEnvironment, *, is_running: Callable[[], bool]
+    ) -> None:
+        self._compaction = compaction
+        self._memory = environment.memory
+        self._maintenance = environment.maintenance
+        self._longest = environment.limits.sealing_heads
+        self._is_running = is_running
+        # Guards what follows, and wakes writers that wait for it.
+        self._condition = threading.Condition()
+        self._heads: deque[_SealedHead] = deque()
+        self._error: tuple[type[EngineError], str] | None = None
+        self._tried = 0.0
+
+    @property
+    def busy(self) -> bool:
+        with self._condition:
+            return bool(self._heads)
+
+    def admit(self, points: int) -> Charge:
+        """Reserve what the head needs for so many points, waiting for space if need be.
+
+        Raises CacheMemoryLimitExceeded, StoreClosed, and why heads cannot be sealed: StorageFull or
+        StorageFailure.
+        """
+        needed = points * POINT_BYTES
+        what = f"a batch of {points} points"
+        self._memory.require_possible(what, needed)
+        deadline = time.monotonic() + _MEMORY_PATIENCE
+        with self._condition:
+            while len(self._heads) > self._longest:
+                self._check()
+                self._condition.wait(1.0)
+        while True:
+            charge = self._memory.reserve(CacheType.METADATA, needed)
+            if charge is not None:
+                return charge
+            if time.monotonic() > deadline:
+                raise CacheMemoryLimitExceeded(what=what, requested=needed, limit=self._memory.limit)
+            self._maintenance.relieve()
+            with self._condition:
+                self._check()
+                self._condition.wait(0.05)
+
+    def submit(self, head: Head | None, charge: Charge, *, applied: int) -> None:
+        """Have *head* sealed in the background, then release its *charge*."""
+        with self._condition:
+            self._heads.append(_SealedHead(head, charge, applied))
+        self._maintenance.seal(self._run)
+
+    def close(self) -> None:
+        with self._condition:
+            for sealed in self._heads:
+                sealed.charge.release()
+
+    def _check(self) -> None:
+        """Pass on why heads cannot be sealed, and try again: the disk may have space by now."""
+        if not self._is_running():
+            raise StoreClosed("the store is shutting down: send the write again later")
+        if self._error is not None:
+            if time.monotonic() - self._tried > 1.0:
+                self._tried = time.monotonic()
+                self._maintenance.seal(self._run)
+            kind, reason = self._error
+            raise kind(reason)
+
+    def _run(self) -> None:
+        """Turn the oldest of the waiting heads into a segment, until none waits."""
+        while True:
+            with self._condition:
+                if not self._heads:
+                    return
+                oldest = self._heads[0]
+            try:
+                self._compaction.seal(oldest.head, applied=oldest.applied)
+            except Stopping:
+                return
+            except EngineError as error:
+                # Its words only: the error itself would keep alive all that the failed job had in hand.
+                kind, reason = type(error), str(error)
+                logger.error("%s; writes wait", reason)
+                with self._condition:
+                    self._error = (StorageFull if kind is StorageFull else StorageFailure, reason)
+                    self._tried = time.monotonic()
+                    self._condition.notify_all()
+                return
+            oldest.charge.release()
+            with self._condition:
+                self._heads.popleft()
+                self._error = None
+                self._condition.notify_all()
+            self._compaction.schedule()
