@@ -25,7 +25,7 @@ from tests.engine.collection.model import (
 from tests.engine.disks import FailingDisk
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
-from vectorizer_engine.collection.shard import ShardLimits
+from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, CollectionStatus, Distance
 from vectorizer_engine.errors import (
