@@ -37,7 +37,11 @@ def _value(field: FieldInfo) -> str:
         for unit, suffix in _UNITS:
             if default >= unit and default % unit == 0:
                 return f"{default // unit}{suffix}"
-    return yaml.safe_dump(default if isinstance(default, int | str | None) else str(default)).splitlines()[0]
+    if isinstance(default, tuple):
+        default = list(default)
+    return yaml.safe_dump(
+        default if isinstance(default, int | str | list | None) else str(default)
+    ).splitlines()[0]
 
 
 def _range(field: FieldInfo) -> str:

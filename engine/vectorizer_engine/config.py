@@ -79,7 +79,9 @@ class ClusterConfig(_Section):
         True, strict=True, description="Refuse memory storage. A cluster needs it true."
     )
     disable_file_watcher: bool = Field(
-        True, strict=True, description="Never start the file watcher. A cluster needs it true."
+        True,
+        strict=True,
+        description="Never start the file watcher in cluster mode. A cluster needs it true.",
     )
     cache_warning_threshold: int = Field(
         80,
@@ -99,7 +101,16 @@ class CacheConfig(_Section):
 
 
 class FileWatcherConfig(_Section):
-    enabled: Literal[False] = Field(False, description="A cluster runs none, and neither does this release.")
+    enabled: bool = Field(
+        False,
+        strict=True,
+        description="Load points from files that appear or change in the folders of paths. Not for a cluster.",
+    )
+    paths: tuple[Path, ...] = Field(
+        (),
+        description="Folders to watch. PATH/NAME/*.jsonl, *.npy and *.parquet go into collection NAME, which has to "
+        "exist; docs/specs/FILE_WATCHER.md tells what the files hold.",
+    )
 
 
 class AuthConfig(_Section):
@@ -156,9 +167,18 @@ def read_config(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]
 def parse_config(raw: Mapping[str, Any]) -> Config:
     """The configuration that *raw* stands for. Raises ConfigError with every problem found."""
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError([_problem(details) for details in error.errors()]) from None
+    # In cluster mode the rules say what to do about a watcher: not to give it a folder.
+    if config.file_watcher.enabled and not config.file_watcher.paths and not config.cluster.enabled:
+        raise ConfigError(
+            [
+                "file_watcher.paths: names no folder, and file_watcher.enabled is true: list the folders to watch, "
+                "or set file_watcher.enabled to false"
+            ]
+        )
+    return config
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ request or started the engine, and is safe to show them. Programming errors are 
 
 from __future__ import annotations
 
+from vectorizer_engine.cluster.validator import Violation
+
 
 class EngineError(Exception):
     """Anything the engine refuses or fails at, with a message for its user."""
@@ -84,6 +86,20 @@ class CacheMemoryLimitExceeded(EngineError):
         super().__init__(
             f"{what} needs {requested} bytes of cache memory, the limit for all caches is {limit} bytes: "
             f"send smaller batches or raise cluster.max_cache_memory_bytes"
+        )
+
+
+# --- what the cluster rules forbid ---------------------------------------------------------------------
+
+
+class FileWatcherNotAllowedInCluster(EngineError):
+    """CLUSTER_002 at run time: the file watcher was started in cluster mode."""
+
+    def __init__(self, violation: Violation) -> None:
+        self.violation = violation
+        super().__init__(
+            f"{violation.message}; to load data into a cluster, send it to the REST API "
+            "(PUT /collections/NAME/points), for example from a Kubernetes Job"
         )
 
 

@@ -16,5 +16,5 @@ def set_up() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for library in ("uvicorn", "faiss"):
+    for library in ("uvicorn", "faiss", "watchfiles"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -45,6 +45,22 @@ class Metrics:
             "1 where the engine was started with --skip-cluster-validation, which is unsafe.",
             registry=self.registry,
         )
+        self.watched_files = Counter(
+            "vectorizer_file_watcher_files_loaded",
+            "Files that the file watcher read to their end, again or for the first time.",
+            registry=self.registry,
+        )
+        self.watched_points = Counter(
+            "vectorizer_file_watcher_points_upserted",
+            "Points that the file watcher upserted.",
+            registry=self.registry,
+        )
+        self.watcher_failures = Counter(
+            "vectorizer_file_watcher_failures",
+            "What the file watcher could not load: rows it skipped, and attempts at files that it gave up.",
+            ("reason",),
+            registry=self.registry,
+        )
 
 
 class ProcessMemory(NamedTuple):

@@ -118,10 +118,23 @@ def test_a_switch_is_true_or_false_and_nothing_like_it(key: str, value: Any) -> 
     assert problem.startswith(f"cluster.{key}: ")
 
 
-@pytest.mark.parametrize("value", [True, "false", None])
-def test_the_file_watcher_is_off(value: Any) -> None:
+@pytest.mark.parametrize("value", ["false", 1, None])
+def test_the_file_watcher_is_on_or_off_and_nothing_like_it(value: Any) -> None:
     [problem] = problems({"file_watcher": {"enabled": value}})
     assert problem.startswith("file_watcher.enabled: ")
+
+
+@pytest.mark.parametrize("fields", [{"enabled": True}, {"enabled": True, "paths": []}])
+def test_a_file_watcher_without_folders_is_refused(fields: dict[str, Any]) -> None:
+    [problem] = problems({"file_watcher": fields})
+    assert problem.startswith("file_watcher.paths: names no folder")
+
+
+def test_the_folders_to_watch_come_from_the_environment_too() -> None:
+    environ = {"VECTORIZER__FILE_WATCHER__ENABLED": "true", "VECTORIZER__FILE_WATCHER__PATHS": "[/a, b/c]"}
+    config = parse_config(read_config(None, environ))
+    assert config.file_watcher.paths == (Path("/a"), Path("b/c"))
+    assert dict(config.settings())["file_watcher.paths"] == ["/a", "b/c"]
 
 
 @pytest.mark.parametrize("value", ["lots", "", 0, -1, None, 1.5, True])

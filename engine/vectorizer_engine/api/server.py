@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Generator
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
@@ -29,9 +30,12 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.cluster.validator import Violation
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
-from vectorizer_engine.errors import EngineError
+from vectorizer_engine.errors import EngineError, FileWatcherNotAllowedInCluster
 from vectorizer_engine.index.heap import return_large_blocks_at_once
 from vectorizer_engine.metrics import Metrics
+
+if TYPE_CHECKING:
+    from vectorizer_engine.watcher import FileWatcher
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,7 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
         asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped)),
         asyncio.create_task(warn_of_cache_usage(memory)),
     ]
+    watcher: FileWatcher | None = None
     try:
         opening = asyncio.to_thread(
             VectorStore.open, config.storage.path, memory=memory, results=engine.results
@@ -86,6 +91,7 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
         if not await _recover(engine, opening):
             serving.cancel()  # nothing was served, so nothing has to be finished
             return 1
+        watcher = _start_file_watcher(engine)
         host, port = listener.getsockname()[:2]
         logger.info("ready on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         await serving
@@ -97,6 +103,8 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
         for warning in warnings:
             warning.cancel()
         application.close()
+        if watcher is not None:
+            await asyncio.to_thread(watcher.stop)
         if engine.recovered is not None:
             await asyncio.to_thread(engine.recovered.close)
             logger.info("stopped: everything written is on disk")
@@ -115,6 +123,21 @@ async def _recover(engine: Engine, opening: Awaitable[VectorStore]) -> bool:
         time.perf_counter() - began,
     )
     return True
+
+
+def _start_file_watcher(engine: Engine) -> FileWatcher | None:
+    """Start it if the configuration asks for it, and, in cluster mode, say that it is not started."""
+    if not engine.config.file_watcher.enabled:
+        return None
+    from vectorizer_engine.watcher import FileWatcher  # what a cluster never runs is not loaded there
+
+    watcher = FileWatcher(engine.config, engine.store, engine.metrics)
+    try:
+        watcher.start()
+    except FileWatcherNotAllowedInCluster as error:  # the rules were skipped at start
+        logger.warning("the file watcher is not started: %s", error)
+        return None
+    return watcher
 
 
 class _Server(uvicorn.Server):

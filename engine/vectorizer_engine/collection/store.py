@@ -186,6 +186,13 @@ class VectorStore:
             raise StorageFailure(f"collection '{name}' cannot be served: {self._damaged[name]}")
         raise CollectionNotFound(name)
 
+    def identity(self, name: str) -> str:
+        """Tells the collection from an earlier or later one of the same name. Raises CollectionNotFound."""
+        entry = self._open.get(name)
+        if entry is None:
+            raise CollectionNotFound(name)
+        return entry.folder.name
+
     def collections(self) -> list[Collection]:
         """All that can be served, by name."""
         with self._lock:
