@@ -46,7 +46,7 @@ bench: venv ## Run the short form of every benchmark
 
 lock: venv ## Resolve pyproject.toml into the hashed requirement files
 	@for extra in operator engine build dev; do \
-	  $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
+	  $(BIN)/uv pip compile --system-certs --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra $$extra \
 	    pyproject.toml -o requirements/$$extra.txt; done
 

@@ -61,7 +61,7 @@ def images(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     folder = tmp_path_factory.mktemp("images")
     for name in ("operator", "engine"):
         do(BIN / "uv", "venv", "--python", sys.executable, folder / name)
-        install = (BIN / "uv", "pip", "install", "--python", folder / name)
+        install = (BIN / "uv", "pip", "install", "--system-certs", "--python", folder / name)
         do(*install, "--only-binary", ":all:", "--require-hashes", "-r", f"requirements/{name}.txt")
         do(*install, "--no-deps", "--no-index", wheel)
     return {name: folder / name for name in ("operator", "engine")}

@@ -35,7 +35,8 @@ def server(**changes: Any) -> dict[str, Any]:
     return {
         "name": "server",
         "image": "example.com/server:1",
-        "command": ["python", "-I", "-S", str(SERVER)],
+        # Its text, since a path is rewritten like any other where the repository lies below a mount path (/tmp).
+        "command": ["python", "-I", "-S", "-c", SERVER.read_text()],
         "args": ["$(POD_IP)", "8080", "/data"],
         "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         "ports": [{"name": "http", "containerPort": PORT}],
