@@ -12,11 +12,11 @@ from typing import Any
 from vectorizer_operator.controller.events import announce
 from vectorizer_operator.controller.metrics import Metrics
 from vectorizer_operator.controller.watches import ClusterKey
-from vectorizer_operator.kube.act import act
+from vectorizer_operator.kube.act import act, write_status
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.errors import ApiError
 from vectorizer_operator.kube.observe import observe
-from vectorizer_operator.kube.resources import CLAIMS, CLUSTERS
+from vectorizer_operator.kube.resources import CLAIMS
 from vectorizer_operator.plan import Action, Apply, Delete, ExpandVolume, Observed, plan, with_failure
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ class Reconciler:
             except ApiError as error:
                 if error.is_final:
                     failed = with_failure(planned, observed, message=str(error), now=now)
-                    await self._report(key, observed, failed.status)
+                    await self._report(observed, failed.status)
                 raise
-            await self._report(key, observed, planned.status)
+            await self._report(observed, planned.status)
         resync = RESYNC_EVERY * random.uniform(0.9, 1.1)
         return resync if planned.requeue_after is None else min(planned.requeue_after, resync)
 
@@ -68,18 +68,12 @@ class Reconciler:
             self._metrics.actions.labels(type(action).__name__, kind).inc()
         await act(self._client, actions, namespace=key.namespace, fence=self._fence)
 
-    async def _report(self, key: ClusterKey, observed: Observed, status: dict[str, Any]) -> None:
+    async def _report(self, observed: Observed, status: dict[str, Any]) -> None:
         before = observed.cluster.get("status") or {}
         if status == before:
             return
         self._fence()
-        cluster = {
-            "apiVersion": CLUSTERS.api_version,
-            "kind": CLUSTERS.kind,
-            "metadata": {"name": key.name, "namespace": key.namespace},
-            "status": status,
-        }
-        await self._client.apply(CLUSTERS, cluster, subresource="status")
+        await write_status(self._client, observed.cluster, status)
         await announce(self._client, observed.cluster, before=before, after=status)
 
 

@@ -6,14 +6,15 @@ plan was made for (by uid) is refused by the API server, not executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
+from typing import Any
 
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.concurrently import concurrently
 from vectorizer_operator.kube.errors import NotFound
-from vectorizer_operator.kube.resources import CLAIMS, STATEFUL_SETS, child_resource, resource_of
+from vectorizer_operator.kube.resources import CLAIMS, CLUSTERS, STATEFUL_SETS, child_resource, resource_of
 from vectorizer_operator.plan import Action, Apply, Delete, ExpandVolume
 
 Fence = Callable[[], None]
@@ -24,6 +25,19 @@ async def act(client: KubeClient, actions: Iterable[Action], *, namespace: str, 
     """Execute *actions* on the objects of *namespace*. Raises the first failure; what follows it is left undone."""
     for together in _in_steps(actions):
         await concurrently(_execute(client, action, namespace, fence) for action in together)
+
+
+async def write_status(client: KubeClient, cluster: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+    """Give *cluster* this status. An ApiError if it is not as it was observed any more: a successor of its name would
+    otherwise read as ready before it is. (The API server ignores a uid here, so it is the version that tells.)"""
+    metadata = {key: cluster["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
+    manifest = {
+        "apiVersion": CLUSTERS.api_version,
+        "kind": CLUSTERS.kind,
+        "metadata": metadata,
+        "status": status,
+    }
+    await client.apply(CLUSTERS, manifest, subresource="status")
 
 
 async def _execute(client: KubeClient, action: Action, namespace: str, fence: Fence) -> None:

@@ -4,14 +4,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.e2e.harness import CRD
 from tests.kube.controlplane import ControlPlane
 from tests.operator.connections import connect
-from vectorizer_operator.kube.act import act
+from vectorizer_operator.kube.act import act, write_status
 from vectorizer_operator.kube.client import KubeClient, Object
 from vectorizer_operator.kube.concurrently import concurrently
 from vectorizer_operator.kube.connection import Connection, NoConnectionConfigured
 from vectorizer_operator.kube.errors import ApiError, Conflict, NotFound, Unreachable
-from vectorizer_operator.kube.resources import CLAIMS, CONFIG_MAPS
+from vectorizer_operator.kube.resources import CLAIMS, CLUSTERS, CONFIG_MAPS
 from vectorizer_operator.plan import Apply, Delete, ExpandVolume
 
 
@@ -169,3 +170,27 @@ async def test_the_first_of_several_requests_to_fail_is_what_is_raised() -> None
     assert await concurrently([succeed(), succeed()]) == [1, 1]
     with pytest.raises(ValueError, match="first"):
         await concurrently([succeed(), fail()])
+
+
+async def test_a_status_never_lands_on_a_successor_of_the_same_name(
+    client: KubeClient, control_plane: ControlPlane, namespace: str
+) -> None:
+    control_plane.kubectl("apply", "--server-side", "-f", str(CRD))
+    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{CLUSTERS.plural}.vectorizer.io")
+    cluster = {
+        "apiVersion": CLUSTERS.api_version,
+        "kind": CLUSTERS.kind,
+        "metadata": {"name": "again", "namespace": namespace},
+        "spec": {},
+    }
+    old = await client.create(CLUSTERS, cluster)
+    await write_status(client, old, {"observedGeneration": 1})
+    old = await client.get(CLUSTERS, "again", namespace=namespace)
+    assert old["status"]["observedGeneration"] == 1
+    await client.delete(CLUSTERS, "again", namespace=namespace)
+    with pytest.raises(ApiError):
+        await write_status(client, old, {"observedGeneration": 1})
+    await client.create(CLUSTERS, cluster)
+    with pytest.raises(Conflict):
+        await write_status(client, old, {"observedGeneration": 1})
+    assert (await client.get(CLUSTERS, "again", namespace=namespace))["status"]["observedGeneration"] == -1
