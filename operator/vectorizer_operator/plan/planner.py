@@ -176,7 +176,7 @@ def _blocked(
         ConditionType.MEMORY_BUDGET_HONOURED: _memory_verdict(cluster) if cluster else unknown,
     }
     status = _status(observed, _pods(observed, live), verdicts, revision=_revision(live), now=now)
-    return Plan(actions=(), status=status)
+    return Plan(actions=(), status=status, requeue_after=block.look_again_after)
 
 
 def _status(

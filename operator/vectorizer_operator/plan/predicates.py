@@ -16,14 +16,19 @@ from vectorizer_operator.manifests import Manifest
 from vectorizer_operator.plan.model import Object, Observed
 from vectorizer_operator.plan.pods import Pod
 
+FOREIGN_OBJECTS_EVERY = 15.0
+"""Seconds between looks at an object that is in the way: only what has the cluster label is watched."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What holds a spec back. `stalled` says that only a person can get it going again."""
+    """What holds a spec back. `stalled` says that only a person can get it going again; `look_again_after` (seconds) is
+    there where no watch would tell of it."""
 
     reason: str
     message: str
     stalled: bool = True
+    look_again_after: float | None = None
 
 
 def spec_is_readable(problems: Sequence[Problem]) -> Block | None:
@@ -57,6 +62,7 @@ def foreign_object_not_adopted(observed: Observed, desired: Sequence[Manifest]) 
         return Block(
             "ForeignObjectNotAdopted",
             f"{kind} {name} exists and belongs to {holder}: delete or rename it, or rename this cluster",
+            look_again_after=FOREIGN_OBJECTS_EVERY,
         )
     return None
 

@@ -94,7 +94,7 @@ def test_foreign_object_not_adopted_it_is_left_alone_and_named() -> None:
     world = World()
     foreign = {"kind": "Service", "metadata": {"name": NAME, "uid": "theirs", "labels": {"app": "web"}}}
     world.children["Service", NAME] = foreign
-    world.settle()
+    assert world.settle().requeue_after == 15  # no watch tells when it goes
     assert list(world.children) == [("Service", NAME)]
     stalled = world.condition("Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "ForeignObjectNotAdopted")
