@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import load_incluster_config, load_kube_config
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
@@ -43,12 +43,13 @@ class Connection:
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
                 await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except ConfigException as error:
+            return cls(configuration, user_agent=user_agent)
+        except Exception as error:  # noqa: BLE001  the client stumbles over a malformed file in many ways
+            said = " ".join(str(error).split())
             raise NoConnectionConfigured(
-                f"no API server to connect to: {error} (looked at $KUBECONFIG, {SERVICE_ACCOUNT_TOKEN} and "
+                f"no API server to connect to: {said} (looked at $KUBECONFIG, {SERVICE_ACCOUNT_TOKEN} and "
                 "~/.kube/config)"
             ) from None
-        return cls(configuration, user_agent=user_agent)
 
     @property
     def server(self) -> str:

@@ -29,6 +29,20 @@ def test_without_an_api_server_configured_it_says_where_it_looked(tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("content", ["clusters: [", "text", "clusters: text", None])
+def test_a_malformed_kubeconfig_is_one_clear_line(tmp_path: Path, content: str | None) -> None:
+    kubeconfig = tmp_path / "config"
+    if content is None:
+        kubeconfig.mkdir()
+    else:
+        kubeconfig.write_text(content)
+    done = run(*REQUIRED, KUBECONFIG=str(kubeconfig))
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no API server to connect to: ")
+    assert "$KUBECONFIG" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("option", ["--health-port", "--webhook-port"])
 def test_a_taken_port_is_one_clear_line(control_plane: ControlPlane, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as other:
