@@ -234,6 +234,17 @@ def test_progress_is_shown_in_place_on_a_terminal(local: Local) -> None:
     assert "is ready at" in done.stdout
 
 
+def test_what_it_says_to_try_next_can_be_pasted_without_the_command_on_the_path(
+    loaded: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    said, _ = loaded.start("up", "-f", str(QUICKSTART)).communicate(timeout=30)
+    (line,) = [line for line in said.splitlines() if "local status" in line]
+    done = subprocess.run(line.split(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "quickstart-0" in done.stdout
+
+
 def test_ctrl_c_leaves_a_starting_cluster_to_itself(local: Local) -> None:
     starting = local.start("up", "-f", str(QUICKSTART))
     assert starting.stderr

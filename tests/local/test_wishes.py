@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from vectorizer_operator.api import VectorizerCluster
+from vectorizer_operator.cli import ctl_main
 from vectorizer_operator.local.control import LocalError, Wish
 from vectorizer_operator.local.state import default_folder
 from vectorizer_operator.local.wishes import DEFAULT_IMAGE, Refused, read_wishes
@@ -87,3 +89,12 @@ def test_a_users_data_lies_where_the_desktop_says(monkeypatch: pytest.MonkeyPatc
     assert default_folder() == Path("/somewhere/vectorizer/local")
     monkeypatch.delenv("XDG_DATA_HOME")
     assert default_folder() == Path.home() / ".local/share/vectorizer/local"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XDG_DATA_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)  # in no /etc/passwd
+    done = CliRunner().invoke(ctl_main, ["local", "status"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "Error: you have no home folder: set HOME, or name a folder with --dir\n"

@@ -5,6 +5,7 @@ Not for what they do (`control.py`): here options are read and results are said.
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,9 +62,9 @@ def up(files: Sequence[str], timeout: float, folder: Path | None) -> None:
     Secrets and ConfigMaps in FILE are there for the pods that refer to them. A file that breaks a rule changes
     nothing. Returns when every cluster is ready.
     """
-    state = StateFolder(folder or default_folder())
     began = time.monotonic()
     with _failures():
+        state = StateFolder(folder or default_folder())
         try:
             wishes, report = read_wishes(files)
         except Refused as refused:
@@ -96,8 +97,8 @@ def up(files: Sequence[str], timeout: float, folder: Path | None) -> None:
 @_dir_option
 def status(output: str, folder: Path | None) -> None:
     """Show the clusters that are up and their pods."""
-    state = StateFolder(folder or default_folder())
     with _failures():
+        state = StateFolder(folder or default_folder())
         clusters = control.clusters(state)
         supervised = not clusters or state.supervised()
     if output == "json":
@@ -121,8 +122,8 @@ def status(output: str, folder: Path | None) -> None:
 @_dir_option
 def logs(name: str | None, follow: bool, folder: Path | None) -> None:
     """Print what the pods of a cluster have logged, over all their restarts."""
-    state = StateFolder(folder or default_folder())
     with _failures():
+        state = StateFolder(folder or default_folder())
         name = name or _only(control.clusters(state))
         if name not in state.desired():
             raise LocalError(f"there is no cluster {name!r} in {state.path}")
@@ -145,8 +146,8 @@ def logs(name: str | None, follow: bool, folder: Path | None) -> None:
 @_dir_option
 def down(name: str | None, delete_data: bool, folder: Path | None) -> None:
     """Stop cluster NAME, or all of them. Their data is kept for the next `up`."""
-    state = StateFolder(folder or default_folder())
     with _failures():
+        state = StateFolder(folder or default_folder())
         known = state.desired()
         if name is not None and name not in known:
             raise LocalError(f"there is no cluster {name!r} in {state.path}")
@@ -280,11 +281,12 @@ def _hints(clusters: Sequence[ClusterStatus], state: StateFolder, *, given: Path
     if cluster is None:
         return
     where = f" --dir {state.path}" if given else ""
+    program = "vectorizerctl" if shutil.which("vectorizerctl") else sys.argv[0]
     click.echo(
         "\nTry:\n"
         f"  curl {cluster.endpoint}/cluster/memory\n"
         f'  QdrantClient("{cluster.endpoint}")  in Python, with the unmodified qdrant-client\n'
-        f"  vectorizerctl local status{where}\n"
-        f"  vectorizerctl local logs {cluster.name} -f{where}\n"
-        f"  vectorizerctl local down {cluster.name}{where}"
+        f"  {program} local status{where}\n"
+        f"  {program} local logs {cluster.name} -f{where}\n"
+        f"  {program} local down {cluster.name}{where}"
     )

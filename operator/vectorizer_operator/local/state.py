@@ -160,8 +160,11 @@ class StateFolder:
 
 
 def default_folder() -> Path:
-    """Where a user's data belongs: $XDG_DATA_HOME/vectorizer/local."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    """Where a user's data belongs: $XDG_DATA_HOME/vectorizer/local. Raises OSError for a user without a home."""
+    try:
+        home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # as in a container with any user id
+        raise OSError("you have no home folder: set HOME, or name a folder with --dir") from None
     return Path(home) / "vectorizer" / "local"
 
 
