@@ -49,7 +49,9 @@ class RetentionSection(Model):
         description="What becomes of the volume claims, and so of the data, when the cluster is deleted.",
     )
     when_scaled: Retention = Field(
-        "Retain", description="What becomes of a pod's volume claim when replicas goes down."
+        "Retain",
+        description="What becomes of a pod's volume claim when replicas goes down. With Delete, replicas: 0 deletes "
+        "the data.",
     )
 
 
@@ -183,8 +185,8 @@ class VectorizerClusterSpec(Model):
         1,
         ge=0,
         le=1000,
-        description="Number of pods. 0 stops the cluster and keeps its data. More than 1 needs a shared store "
-        "(CLUSTER_004), which this release does not have.",
+        description="Number of pods. 0 stops the cluster and keeps its data (unless storage.retention.whenScaled is "
+        "Delete). More than 1 needs a shared store (CLUSTER_004), which this release does not have.",
     )
     image: ShortText | None = Field(
         None,
