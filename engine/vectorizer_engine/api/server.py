@@ -26,12 +26,13 @@ from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.call import Engine
 from vectorizer_engine.api.service import EngineCollector
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
+from vectorizer_engine.cache.heap import return_large_blocks_at_once
+from vectorizer_engine.cache.keeper import CacheKeeper
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.cluster.validator import Violation
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
 from vectorizer_engine.errors import EngineError, FileWatcherNotAllowedInCluster
-from vectorizer_engine.index.heap import return_large_blocks_at_once
 from vectorizer_engine.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ KEEP_ALIVE_SECONDS = 75
 
 WARNING_SECONDS = 60.0
 """How often an engine that skipped the validation says so."""
-
-WATCH_SECONDS = 5.0
-"""How often the usage of the caches is looked at."""
 
 
 def serve(config: Config, listener: socket.socket, *, skipped_violations: list[Violation] | None) -> int:
@@ -79,10 +77,9 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     application = Application(engine)
     server = _Server(engine, application)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    warnings = [
-        asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped)),
-        asyncio.create_task(warn_of_cache_usage(memory)),
-    ]
+    warning = asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped))
+    keeper = CacheKeeper(memory)
+    keeper.start()
     watcher: FileWatcher | None = None
     try:
         opening = asyncio.to_thread(
@@ -100,8 +97,8 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
         server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-        for warning in warnings:
-            warning.cancel()
+        warning.cancel()
+        keeper.close()
         application.close()
         if watcher is not None:
             await asyncio.to_thread(watcher.stop)
@@ -188,22 +185,6 @@ async def warn_of_skipped_validation(
             "UNSAFE: started with --skip-cluster-validation; broken rules: %s",
             "; ".join(violation.message for violation in skipped) or "none",
         )
-        await asyncio.sleep(interval)
-
-
-async def warn_of_cache_usage(memory: CacheMemoryManager, *, interval: float = WATCH_SECONDS) -> None:
-    """Log each time that the caches pass the threshold of the configuration, upwards."""
-    over = False
-    while True:
-        ledger = memory.snapshot()
-        if ledger.over_warning_threshold and not over:
-            logger.warning(
-                "the caches hold %d of %d bytes, more than the %d %% of cluster.cache_warning_threshold",
-                ledger.used,
-                ledger.limit,
-                ledger.warning_threshold,
-            )
-        over = ledger.over_warning_threshold
         await asyncio.sleep(interval)
 
 

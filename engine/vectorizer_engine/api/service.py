@@ -126,6 +126,14 @@ class EngineCollector(Collector):
         for cache, reason in itertools.product(CacheType, EvictionReason):
             evictions.add_metric((cache, reason), ledger.evictions.get((cache, reason), 0))
         yield evictions
+        watermarks = CounterMetricFamily(
+            "vectorizer_cluster_cache_watermarks_reached",
+            "Times that usage rose above a watermark; for the limit itself, reservations that had to evict.",
+            labels=("watermark",),
+        )
+        for watermark, times in ledger.watermarks.items():
+            watermarks.add_metric((watermark,), times)
+        yield watermarks
         if self._engine.results is not None:
             lookups = CounterMetricFamily(
                 "vectorizer_query_cache_lookups",

@@ -4,6 +4,10 @@ A cache reserves *before* it allocates and releases *after* it has freed, so at 
 than the ledger says, and the ledger never exceeds the limit. What is reserved with an eviction callback may
 be taken back: in least-recently-used order across all caches, whoever asks.
 
+Three watermarks stand on the way to the limit. Above the first (`cluster.cache_warning_threshold`) usage is worth a
+warning; from the second (90 %) on `keeper` evicts in the background, down to 85 %, so that requests seldom have
+to; at the limit itself whoever reserves evicts first. How often each was reached is counted.
+
 This is not an allocator, and it does not know about mapped files: the kernel takes those pages back by
 itself. It also does not wait: a refused reservation returns None, and the caller takes its slower path.
 
@@ -23,6 +27,18 @@ from vectorizer_engine.errors import CacheMemoryLimitExceeded
 
 WARNING_THRESHOLD_PERCENT = 80
 
+BACKGROUND_PERCENT = 90
+"""Of the limit: above it the keeper evicts."""
+
+RELIEVED_PERCENT = 85
+"""Of the limit: down to this, so that it is not woken by every reservation."""
+
+RETURN_BYTES = 4 * 1024**2
+"""After so much was freed, the keeper gives what the heap can spare back to the operating system."""
+
+OnEvict = Callable[[], int]
+"""Frees what a charge is for, and returns how many entries of the cache that were."""
+
 
 class CacheType(StrEnum):
     """What a charge is for: the `type` label of the metrics."""
@@ -40,9 +56,20 @@ class EvictionReason(StrEnum):
     TTL = "ttl"
 
 
+class Watermark(StrEnum):
+    """A level of usage at which something happens: the `watermark` label of the metrics."""
+
+    WARNING = "warning"
+    BACKGROUND = "background"
+    FORCED = "forced"
+
+
 @dataclass(frozen=True, slots=True)
 class MemorySnapshot:
-    """The ledger at one moment. Sizes are bytes."""
+    """The ledger at one moment. Sizes are bytes.
+
+    `watermarks` counts how often usage rose above the first and the second, and how many reservations evicted.
+    """
 
     limit: int
     used: int
@@ -50,6 +77,7 @@ class MemorySnapshot:
     warning_threshold: int
     by_cache: dict[CacheType, int]
     evictions: dict[tuple[CacheType, EvictionReason], int]
+    watermarks: dict[Watermark, int]
     refusals: int
 
     @property
@@ -63,7 +91,7 @@ class Charge:
     __slots__ = ("_evicted", "_manager", "_on_evict", "_pins", "cache", "nbytes")
 
     def __init__(
-        self, manager: CacheMemoryManager, cache: CacheType, nbytes: int, on_evict: Callable[[], None] | None
+        self, manager: CacheMemoryManager, cache: CacheType, nbytes: int, on_evict: OnEvict | None
     ) -> None:
         self._manager = manager
         self._on_evict = on_evict
@@ -72,9 +100,9 @@ class Charge:
         self.cache = cache
         self.nbytes = nbytes
 
-    def grow(self, nbytes: int) -> bool:
+    def grow(self, nbytes: int, *, keep: CacheType | None = None) -> bool:
         """Reserve *nbytes* more for the same thing. False, and nothing changes, where they do not fit."""
-        return self._manager._grow(self, nbytes)
+        return self._manager._grow(self, nbytes, keep)
 
     def shrink(self, nbytes: int) -> None:
         """Give *nbytes* back, after they were freed."""
@@ -95,9 +123,9 @@ class Charge:
     def unpin(self) -> None:
         self._manager._unpin(self)
 
-    def release(self, reason: EvictionReason | None = None) -> None:
-        """Give everything back, after it was freed. With a *reason* it counts as an eviction. Idempotent."""
-        self._manager._release(self, reason)
+    def release(self) -> None:
+        """Give everything back, after it was freed. Idempotent."""
+        self._manager._release(self)
 
 
 class CacheMemoryManager:
@@ -107,14 +135,18 @@ class CacheMemoryManager:
     """
 
     def __init__(self, limit: int, warning_threshold: int = WARNING_THRESHOLD_PERCENT) -> None:
+        self.attention = threading.Event()
+        """Set when there is something for the keeper to do, which clears it."""
         self._lock = threading.Lock()
         self._limit = limit
         self._warning_threshold = warning_threshold
         self._used = 0
         self._peak = 0
+        self._freed = 0
         self._refusals = 0
         self._by_cache = dict.fromkeys(CacheType, 0)
         self._evictions: dict[tuple[CacheType, EvictionReason], int] = {}
+        self._watermarks = dict.fromkeys(Watermark, 0)
         # Charges that may be evicted, least recently used first.
         self._evictable: OrderedDict[Charge, None] = OrderedDict()
 
@@ -123,38 +155,65 @@ class CacheMemoryManager:
         return self._limit
 
     def reserve(
-        self, cache: CacheType, nbytes: int, *, on_evict: Callable[[], None] | None = None
+        self,
+        cache: CacheType,
+        nbytes: int,
+        *,
+        on_evict: OnEvict | None = None,
+        keep: CacheType | None = None,
     ) -> Charge | None:
         """Reserve *nbytes* before allocating them, evicting what was used longest ago where needed.
 
         With *on_evict* the charge itself may be evicted later: the callback frees the memory, after which the
         manager takes the bytes back (it must not call `release`). It runs in the thread that needs the
-        space. Without it the charge stays until it is released.
+        space. Without it the charge stays until it is released. Nothing of the cache *keep* is evicted for it.
 
-        Returns None where the bytes do not fit although everything evictable was evicted.
+        Returns None where the bytes would not fit although everything that may be evicted were. Then nothing is.
         """
         charge = Charge(self, cache, 0, on_evict)
-        if not self._grow(charge, nbytes):
+        if not self._grow(charge, nbytes, keep):
             return None
         if on_evict is not None:
             with self._lock:
                 self._evictable[charge] = None
         return charge
 
-    def available(self) -> int:
-        """What could be reserved now, evicting everything that may be evicted. Bytes."""
+    def available(self, *, keep: CacheType | None = None) -> int:
+        """What could be reserved now, evicting everything that may be evicted but what is in *keep*. Bytes."""
         with self._lock:
-            return self._limit - self._used + sum(charge.nbytes for charge in self._evictable)
+            return self._limit - self._used + self._evictable_bytes(keep)
+
+    def evict_down_to(self, nbytes: int, *, keep: CacheType | None = None) -> None:
+        """Evict what was used longest ago until no more than *nbytes* are used, as far as that is possible."""
+        while True:
+            with self._lock:
+                victim = self._take_victim(None, keep) if self._used > nbytes else None
+            if victim is None:
+                return
+            self._evict(victim)
+
+    def relieve(self, *, keep: CacheType | None = None) -> None:
+        """Where usage is above the second watermark, evict down from it."""
+        if self._used > self._limit * BACKGROUND_PERCENT // 100:
+            self.evict_down_to(self._limit * RELIEVED_PERCENT // 100, keep=keep)
+
+    def take_freed(self) -> bool:
+        """Whether so much was freed since this was last true that the heap should be given back."""
+        with self._lock:
+            enough = self._freed >= RETURN_BYTES
+            if enough:
+                self._freed = 0
+            return enough
 
     def require_possible(self, what: str, nbytes: int) -> None:
         """Raise CacheMemoryLimitExceeded where *nbytes* could not even fit into empty caches."""
         if nbytes > self._limit:
             raise CacheMemoryLimitExceeded(what=what, requested=nbytes, limit=self._limit)
 
-    def record_eviction(self, cache: CacheType, reason: EvictionReason) -> None:
-        """Count an eviction that a cache decided on by itself."""
+    def record_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
+        """Count entries that a cache let go by itself."""
         with self._lock:
-            self._count_eviction(cache, reason)
+            self._count_evictions(cache, reason, entries)
 
     def snapshot(self) -> MemorySnapshot:
         """A consistent copy of the ledger."""
@@ -166,30 +225,39 @@ class CacheMemoryManager:
                 warning_threshold=self._warning_threshold,
                 by_cache=dict(self._by_cache),
                 evictions=dict(self._evictions),
+                watermarks=dict(self._watermarks),
                 refusals=self._refusals,
             )
 
-    def _grow(self, charge: Charge, nbytes: int) -> bool:
+    def _grow(self, charge: Charge, nbytes: int, keep: CacheType | None = None) -> bool:
+        forced = False
         while True:
             with self._lock:
                 if charge._evicted:
                     return False
-                if self._used + nbytes <= self._limit:
+                missing = self._used + nbytes - self._limit
+                if missing <= 0:
                     self._account(charge, nbytes)
                     return True
-                if nbytes > self._limit or not self._evictable:
-                    self._refusals += 1
-                    return False
-                victim = self._take_victim(charge)
+                enough = forced or missing <= self._evictable_bytes(keep, besides=charge)
+                victim = self._take_victim(charge, keep) if enough else None
                 if victim is None:
                     self._refusals += 1
                     return False
+                if not forced:
+                    self._watermarks[Watermark.FORCED] += 1
+                    forced = True
             self._evict(victim)
 
-    def _take_victim(self, asking: Charge) -> Charge | None:
-        """The charge to evict next, out of everybody's reach. What asks for more never evicts itself."""
+    def _evictable_bytes(self, keep: CacheType | None, *, besides: Charge | None = None) -> int:
+        return sum(
+            charge.nbytes for charge in self._evictable if charge.cache is not keep and charge is not besides
+        )
+
+    def _take_victim(self, asking: Charge | None, keep: CacheType | None) -> Charge | None:
+        """The charge to evict next, out of everybody's reach."""
         for victim in self._evictable:
-            if victim is not asking:
+            if victim is not asking and victim.cache is not keep:
                 del self._evictable[victim]
                 victim._evicted = True
                 return victim
@@ -197,19 +265,31 @@ class CacheMemoryManager:
 
     def _evict(self, victim: Charge) -> None:
         assert victim._on_evict is not None
-        victim._on_evict()
+        entries = victim._on_evict()
         with self._lock:
             self._account(victim, -victim.nbytes)
-            self._count_eviction(victim.cache, EvictionReason.MEMORY_LIMIT)
+            self._count_evictions(victim.cache, EvictionReason.MEMORY_LIMIT, entries)
 
     def _account(self, charge: Charge, nbytes: int) -> None:
         charge.nbytes += nbytes
         self._by_cache[charge.cache] += nbytes
-        self._used += nbytes
-        self._peak = max(self._peak, self._used)
+        before, self._used = self._used, self._used + nbytes
+        if nbytes > 0:
+            self._peak = max(self._peak, self._used)
+            for watermark, percent in (
+                (Watermark.WARNING, self._warning_threshold),
+                (Watermark.BACKGROUND, BACKGROUND_PERCENT),
+            ):
+                if before * 100 <= self._limit * percent < self._used * 100:
+                    self._watermarks[watermark] += 1
+                    self.attention.set()
+        else:
+            self._freed -= nbytes
+            if self._freed >= RETURN_BYTES and not self.attention.is_set():
+                self.attention.set()
 
-    def _count_eviction(self, cache: CacheType, reason: EvictionReason) -> None:
-        self._evictions[cache, reason] = self._evictions.get((cache, reason), 0) + 1
+    def _count_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
+        self._evictions[cache, reason] = self._evictions.get((cache, reason), 0) + entries
 
     def _shrink(self, charge: Charge, nbytes: int) -> None:
         with self._lock:
@@ -242,10 +322,8 @@ class CacheMemoryManager:
             if charge._pins == 0 and not charge._evicted:
                 self._evictable[charge] = None
 
-    def _release(self, charge: Charge, reason: EvictionReason | None) -> None:
+    def _release(self, charge: Charge) -> None:
         with self._lock:
             self._evictable.pop(charge, None)
             charge._evicted = True
             self._account(charge, -charge.nbytes)
-            if reason is not None:
-                self._count_eviction(charge.cache, reason)

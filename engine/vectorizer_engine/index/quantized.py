@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vectorizer_engine.cache.heap import return_free_memory
 from vectorizer_engine.index.base import Distance, Hits, Mask, Offsets, Vectors
 from vectorizer_engine.index.faiss_file import FileLayout, IndexShape, map_index_file, write_index_file
 from vectorizer_engine.index.flat import FlatIndex, search_in_this_thread
-from vectorizer_engine.index.heap import return_free_memory
 from vectorizer_engine.index.native import faiss
 from vectorizer_engine.index.rescoring import count_bits, rescore
 from vectorizer_engine.storage.files import Files

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from tests.engine.fixtures import VECTORIZER, StartEngine
-from vectorizer_engine.api.server import warn_of_cache_usage, warn_of_skipped_validation
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.api.server import warn_of_skipped_validation
 from vectorizer_engine.metrics import Metrics
 
 GOOD = {"cluster": {"enabled": True, "max_cache_memory_bytes": "256Mi"}}
@@ -247,28 +246,6 @@ async def test_the_warning_of_a_skipped_validation_is_repeated(caplog: pytest.Lo
     await logged(caplog, 3)
     warning.cancel()
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-
-
-async def test_passing_the_cache_warning_threshold_is_logged_once_each_time(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    memory = CacheMemoryManager(1000, 80)
-    watching = asyncio.create_task(warn_of_cache_usage(memory, interval=0.001))
-    charge = memory.reserve(CacheType.METADATA, 800)
-    assert charge is not None
-    await asyncio.sleep(0.01)
-    assert caplog.records == []
-    charge.grow(1)
-    await logged(caplog, 1)
-    charge.shrink(100)
-    await asyncio.sleep(0.01)
-    charge.grow(50)
-    await asyncio.sleep(0.01)
-    assert len(caplog.records) == 1
-    charge.grow(51)
-    await logged(caplog, 2)
-    watching.cancel()
-    assert "hold 802 of 1000 bytes, more than the 80 %" in caplog.messages[1]
 
 
 async def logged(caplog: pytest.LogCaptureFixture, count: int) -> None:

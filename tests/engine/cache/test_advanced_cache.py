@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from tests.engine.collection.model import MiB, params, vectors_of
-from vectorizer_engine.cache.advanced_cache import ENTRY_BYTES, AdvancedCache
+from vectorizer_engine.cache.advanced_cache import (
+    BLOCK_BYTES,
+    BLOCK_OVERHEAD_BYTES,
+    ENTRY_BYTES,
+    AdvancedCache,
+)
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, EvictionReason
 from vectorizer_engine.collection.store import VectorStore
+
+ALONE = ENTRY_BYTES + 10 + BLOCK_OVERHEAD_BYTES
+"""What an entry of ten bytes costs under a limit so small that each has a block of its own."""
 
 
 def test_what_was_put_is_found_until_it_is_too_old() -> None:
@@ -41,13 +49,13 @@ def test_beyond_the_number_of_entries_the_oldest_use_goes() -> None:
 
 
 def test_memory_that_is_wanted_elsewhere_is_given_up() -> None:
-    memory = CacheMemoryManager(10 * (ENTRY_BYTES + 10))
+    memory = CacheMemoryManager(10 * ALONE)
     cache = AdvancedCache(memory)
     for number in range(20):
         cache.put(b"%05d" % number, b"12345")
     assert len(cache) == 10
     assert cache.get(b"00019") == b"12345"
-    assert memory.reserve(CacheType.HNSW, 9 * (ENTRY_BYTES + 10)) is not None
+    assert memory.reserve(CacheType.HNSW, 9 * ALONE) is not None
     assert len(cache) == 1
     assert cache.get(b"00019") == b"12345"
     cache.put(b"large", bytes(memory.limit))
@@ -58,13 +66,43 @@ def test_memory_that_is_wanted_elsewhere_is_given_up() -> None:
     assert memory.snapshot().by_cache[CacheType.QUERY] == 0
 
 
+def test_what_is_too_old_leaves_without_being_asked_for() -> None:
+    now = 0.0
+    memory = CacheMemoryManager(MiB)
+    cache = AdvancedCache(memory, ttl=10, clock=lambda: now)
+    for number in range(100):
+        cache.put(b"%03d" % number, bytes(1000))
+    now = 5.0
+    for number in range(100, 200):
+        cache.put(b"%03d" % number, bytes(1000))
+    now = 12.0
+    cache.put(b"new", b"value")
+    assert 100 <= len(cache) <= 125, "all but those that share a block with younger ones"
+    gone = memory.snapshot().evictions[CacheType.QUERY, EvictionReason.TTL]
+    assert gone == 201 - len(cache)
+
+
+def test_what_is_found_again_outlives_what_was_put_beside_it() -> None:
+    memory = CacheMemoryManager(64 * BLOCK_BYTES)
+    cache = AdvancedCache(memory)
+    for number in range(10_000):
+        cache.put(b"%05d" % number, bytes(100))
+    wanted = [b"%05d" % number for number in range(0, 1000, 50)]
+    assert all(cache.get(key) for key in wanted)
+    memory.evict_down_to(memory.snapshot().used // 2)
+    assert all(cache.get(key) for key in wanted)
+    assert cache.get(b"00001") is None
+    assert cache.get(b"09999") is not None
+    assert memory.snapshot().evictions[CacheType.QUERY, EvictionReason.MEMORY_LIMIT] == 10_000 - len(cache)
+
+
 def test_an_entry_costs_what_is_charged() -> None:
     memory = CacheMemoryManager(64 * MiB)
     cache = AdvancedCache(memory)
     tracemalloc.start()
     try:
         start = tracemalloc.get_traced_memory()[0]
-        for number in range(11_000):  # just after the dictionaries have grown
+        for number in range(22_000):  # just after a dictionary has grown
             cache.put(b"%032d" % number, bytes(200))
         measured = tracemalloc.get_traced_memory()[0] - start
     finally:
@@ -73,7 +111,7 @@ def test_an_entry_costs_what_is_charged() -> None:
 
 
 def test_threads_that_fill_it_at_once_leave_a_true_ledger() -> None:
-    memory = CacheMemoryManager(50 * (ENTRY_BYTES + 10))
+    memory = CacheMemoryManager(50 * ALONE)
     cache = AdvancedCache(memory, max_entries=40)
 
     def work(seed: int) -> None:
@@ -88,7 +126,7 @@ def test_threads_that_fill_it_at_once_leave_a_true_ledger() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert memory.snapshot().used == len(cache) * (ENTRY_BYTES + 10)
+    assert memory.snapshot().used == len(cache) * ALONE
     assert memory.snapshot().peak <= memory.limit
 
 

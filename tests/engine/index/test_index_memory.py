@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tests.engine.index.samples import BACKENDS
 from vectorizer_engine.index.base import Distance
-from vectorizer_engine.index.heap import return_free_memory
+from vectorizer_engine.cache.heap import return_free_memory
 from vectorizer_engine.storage.files import Files
 
 backend, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
