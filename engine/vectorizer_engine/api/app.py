@@ -22,7 +22,7 @@ from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.results import encode_result
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ROUTES
-from vectorizer_engine.errors import InvalidRequest
+from vectorizer_engine.errors import CollectionNotFound, InvalidRequest, StorageFailure, StoreClosed
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -128,6 +128,9 @@ class Application:
             if isinstance(result, Plain):
                 return result
             encoded = encode_result(result)
+        except (StorageFailure, StoreClosed) as error:
+            deleted = CollectionNotFound(call.path["collection"]) if call.lost_its_collection else None
+            return self._failure(deleted or error, began)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failure(error, began)
         seconds = time.perf_counter() - began

@@ -46,11 +46,22 @@ class Call:
     path: dict[str, str]
     query: dict[str, str]
     body: bytes | bytearray
+    _collection: Collection | None = None
 
     @property
     def collection(self) -> Collection:
-        """The collection that the path names. Raises CollectionNotFound."""
-        return self.engine.store.collection(self.path["collection"])
+        """The collection that the path names, the same one all the time. Raises CollectionNotFound."""
+        if self._collection is None:
+            self._collection = self.engine.store.collection(self.path["collection"])
+        return self._collection
+
+    @property
+    def lost_its_collection(self) -> bool:
+        """Whether the collection that the call worked on was deleted meanwhile. Waits for a deletion under way."""
+        used = self._collection
+        if used is None or self.engine.stopping:
+            return False
+        return all(each is not used for each in self.engine.store.collections())
 
     @property
     def wait(self) -> bool:

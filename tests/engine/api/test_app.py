@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from vectorizer_engine import errors
@@ -20,6 +22,8 @@ from vectorizer_engine.api.call import Call, Engine
 from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Where
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.collection.types import CollectionParams, Distance
 from vectorizer_engine.config import Config
 from vectorizer_engine.metrics import Metrics, process_memory
 
@@ -85,6 +89,54 @@ async def test_failures_of_the_machine_have_their_status(
     assert answer.status_code == status
     assert "secret detail" not in answer.text
     assert bool(caplog.records) == (status == 500)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.StorageFailure("cannot write to the log: No such file or directory"), None]
+)
+@pytest.mark.parametrize("made_again", [True, False])
+async def test_a_call_whose_collection_is_deleted_meanwhile_finds_none(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recovering: Engine,
+    tmp_path: Path,
+    made_again: bool,
+    error: Exception | None,
+) -> None:
+    params = CollectionParams(2, Distance.DOT)
+    store = recovering.recovered = VectorStore.open(tmp_path, memory=recovering.memory)
+    store.create_collection("a", params)
+
+    def handler(call: Call) -> Any:
+        collection = call.collection
+        store.delete_collection("a")
+        if made_again:
+            store.create_collection("a", params)
+        if error is not None:
+            raise error
+        return collection.upsert([1], np.ones((1, 2), np.float32), [None])
+
+    async with serving(monkeypatch, recovering, handler, "/collections/{collection}/test") as client:
+        answer = await client.get("/collections/a/test")
+    store.close()
+    assert "collection 'a' does not exist" in answer.json()["status"]["error"]
+    assert answer.status_code == 404
+    assert caplog.records == []
+
+
+async def test_a_disk_that_fails_below_a_collection_that_is_there_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, recovering: Engine, tmp_path: Path
+) -> None:
+    store = recovering.recovered = VectorStore.open(tmp_path, memory=recovering.memory)
+    store.create_collection("a", CollectionParams(2, Distance.DOT))
+
+    def handler(call: Call) -> Any:
+        raise errors.StorageFailure(f"cannot write to the log of {call.collection.name}")
+
+    async with serving(monkeypatch, recovering, handler, "/collections/{collection}/test") as client:
+        answer = await client.get("/collections/a/test")
+    store.close()
+    assert answer.status_code == 500
 
 
 async def test_a_reservation_that_can_never_fit_has_the_rules_body(
