@@ -1,0 +1,208 @@
+"""No code path holds heap data that grows without the ledger: every growing container of the engine is in a table.
+
+The sources are searched for classes that keep a list, a dictionary and the like, and for caches on functions. What
+is found has to be in `HELD` with what charges it, or in `BOUNDED` with what keeps it from growing with the data.
+A new one fails here until somebody has decided which it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import vectorizer_engine
+from vectorizer_engine import index
+from vectorizer_engine.cache.memory_manager import CacheType
+from vectorizer_engine.storage.live import LiveMask, mask_bytes
+
+ROOT = Path(vectorizer_engine.__file__).parent
+
+GROWING = {
+    "OrderedDict", "SimpleQueue", "Queue", "WeakSet", "array", "bytearray", "defaultdict", "deque", "dict", "list",
+    "set",
+}  # fmt: skip
+
+HELD = {
+    "cache.advanced_cache._Block": CacheType.QUERY,
+    "cache.advanced_cache.AdvancedCache._places": CacheType.QUERY,
+    "storage.head.Head._keys": CacheType.METADATA,
+    "storage.head.Head._offsets": CacheType.METADATA,
+    "storage.head.Head._payload_ends": CacheType.METADATA,
+    "storage.head.Head._versions": CacheType.METADATA,
+}
+"""What grows with the data, and the part of the ledger that its entries are charged to. Each has a test beside its
+code that holds the charge against measured memory; of masks and indexes, which are arrays, see below."""
+
+A_ROUTE = "one for each route of the API"
+A_COLLECTION = "one for each collection: a few hundred bytes for files and threads that take far more"
+A_SEGMENT = "one for each segment or head, of which merging leaves a few dozen"
+A_REQUEST = "lives as long as one request, whose body the request budget holds"
+A_FILE = "one for each file in the watched folders; standalone mode only"
+
+BOUNDED = {
+    "api.app.Application._pools": A_ROUTE,
+    "api.router._Node.fixed": A_ROUTE,
+    "api.router._Node.routes": A_ROUTE,
+    "api.bodies.RequestMemory._waiting": A_REQUEST,
+    "api.pace.Pace._seconds": A_COLLECTION,
+    "cache.advanced_cache.AdvancedCache._blocks": "in the overhead that each block is charged",
+    "cache.memory_manager.CacheMemoryManager._evictable": "in what each charge's owner reserves",
+    "cache.memory_manager.CacheMemoryManager._evictions": "one for each cache and reason",
+    "collection.indexing.SegmentIndexes._held": A_SEGMENT,
+    "collection.maintenance.Maintenance._holders": A_COLLECTION,
+    "collection.maintenance._Worker._jobs": A_COLLECTION,
+    "collection.operations.ChangePayload.keys": A_REQUEST,
+    "collection.operations.ChangePayload.payloads": A_REQUEST,
+    "collection.operations.Delete.keys": A_REQUEST,
+    "collection.sealing.Sealing._heads": A_SEGMENT,
+    "collection.store.VectorStore._damaged": A_COLLECTION,
+    "collection.store.VectorStore._open": A_COLLECTION,
+    "storage.commit.GroupCommit._waiting": A_REQUEST,
+    "storage.log.FileLog._starts": "one for each file of the log, which sealing removes",
+    "storage.segment_store.FileSegmentStore._charges": A_SEGMENT,
+    "ingest.jsonl._Rows._bad": "one batch of rows",
+    "ingest.jsonl._Rows._ids": "one batch of rows",
+    "ingest.jsonl._Rows._numbers": "one batch of rows",
+    "ingest.jsonl._Rows._payloads": "one batch of rows",
+    "ingest.loaded_files.LoadedFiles._entries": A_FILE,
+    "watcher.FileWatcher._folders": A_FILE,
+    "watcher.FileWatcher._given_up": A_FILE,
+    "watcher.FileWatcher._retries": A_FILE,
+    "watcher.FileWatcher._told": A_FILE,
+}
+"""What does not grow with the data, and why."""
+
+
+def test_every_container_that_grows_is_charged_or_bounded() -> None:
+    found = {name for path in ROOT.rglob("*.py") for name in containers(path)}
+    assert found == HELD.keys() | BOUNDED.keys()
+
+
+def test_the_search_for_containers_finds_each_way_of_having_one(tmp_path: Path) -> None:
+    path = tmp_path / "sample.py"
+    path.write_text(
+        "class Base(OrderedDict[int, int]): pass\n"
+        "class A:\n"
+        "    kept: list[int] = field(default_factory=list)\n"
+        "    def __init__(self):\n"
+        "        self.a = {}\n"
+        "        self.b: dict = collections.defaultdict(int)\n"
+        "        self.c, self.d = 1, [x for x in ()]\n"
+        "        local = []\n"
+        "@functools.lru_cache(maxsize=None)\n"
+        "def remembered(): ...\n"
+    )
+    assert {name.removeprefix("sample.") for name in containers(path, root=tmp_path)} == {
+        "Base", "A.kept", "A.a", "A.b", "A.d", "remembered",
+    }  # fmt: skip
+
+
+def containers(path: Path, *, root: Path = ROOT) -> Iterator[str]:
+    """The dotted names of the growing attributes, classes and caches in the module at *path*."""
+    module = ".".join(path.relative_to(root).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            if any(_name(base) in GROWING for base in node.bases):
+                yield f"{module}.{node.name}"
+            for attribute in _attributes(node):
+                yield f"{module}.{node.name}.{attribute}"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
+            _name(decorator) in {"cache", "lru_cache"} for decorator in node.decorator_list
+        ):
+            yield f"{module}.{node.name}"
+
+
+def _attributes(node: ast.ClassDef) -> Iterator[str]:
+    for statement in ast.walk(node):
+        if isinstance(statement, ast.Assign):
+            target, value = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, value = statement.target, statement.value
+        else:
+            continue
+        pairs: list[tuple[ast.expr, ast.expr]] = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = list(zip(target.elts, value.elts, strict=True))
+        for left, right in pairs:
+            if not _grows(right):
+                continue
+            if isinstance(left, ast.Attribute) and _name(left.value) == "self":
+                yield left.attr
+            elif isinstance(left, ast.Name) and statement in node.body:
+                yield left.id
+
+
+def _grows(value: ast.expr) -> bool:
+    if isinstance(value, ast.Dict | ast.List | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp):
+        return True
+    if not isinstance(value, ast.Call):
+        return False
+    factories = [each.value for each in value.keywords if each.arg == "default_factory"]
+    return any(_name(each) in GROWING for each in (value.func, *factories))
+
+
+def _name(expression: ast.expr) -> str:
+    match expression:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(value=inner) | ast.Call(func=inner):
+            return _name(inner)
+    return ""
+
+
+def index_modules() -> Iterator[ModuleType]:
+    """The modules that define a class whose objects search."""
+    for found in pkgutil.iter_modules(index.__path__, f"{index.__name__}."):
+        module = importlib.import_module(found.name)
+        for each in vars(module).values():
+            if isinstance(each, type) and each.__module__ == module.__name__ and hasattr(each, "search"):
+                yield module
+                break
+
+
+def test_every_index_says_what_it_holds_or_holds_nothing() -> None:
+    """`base` has the interface; `flat` compares mapped vectors in place. What the others say is measured in
+    tests/engine/index/test_index_memory.py."""
+    names = {module.__name__.rpartition(".")[2]: module for module in index_modules()}
+    assert names.keys() == {"base", "flat", "quantized", "rabitq"}
+    for name in ("quantized", "rabitq"):
+        assert names[name].open_bytes(10_000) > 0
+        assert callable(names[name].build_bytes)
+
+
+def test_an_exact_search_holds_nothing_afterwards() -> None:
+    from vectorizer_engine.index.base import Distance
+    from vectorizer_engine.index.flat import FlatIndex
+
+    vectors = np.random.default_rng(0).standard_normal((20_000, 16), np.float32)
+    flat = FlatIndex(vectors, Distance.DOT)
+    flat.search(vectors[:1], 10)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            flat.search(vectors[:1], 10)
+        assert tracemalloc.get_traced_memory()[0] < 16 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("points", [100_000, 1_000_003])
+def test_the_rows_that_count_cost_two_bits_each_while_they_change(points: int) -> None:
+    tracemalloc.start()
+    try:
+        start = tracemalloc.get_traced_memory()[0]
+        before = LiveMask.from_deleted(b"", points)
+        after = before.without([1, 5])
+        measured = tracemalloc.get_traced_memory()[0] - start
+    finally:
+        tracemalloc.stop()
+    assert after.count == before.count - 2
+    assert measured == pytest.approx(2 * mask_bytes(points), rel=0.05)
