@@ -5,6 +5,7 @@ Every value that was rendered, though, has to be there. Fields that an earlier r
 told by the rendered hash, not here.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
@@ -31,6 +32,9 @@ _SUFFIXES = {
     ),
 }
 
+_MAY_BE_SECRET = re.compile(r"\.env\[\d+\]\.value$")
+"""What is found goes to logs, conditions and Events, which more people read than pods."""
+
 
 def rendered_hash(live: Object) -> str | None:
     """The hash of what the operator last applied to *live*, or None where it did not."""
@@ -46,6 +50,8 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
         return _list_difference(wanted, live if isinstance(live, list) else [], path)
     if wanted == live or (not wanted and live is None) or _same_quantity(wanted, live):
         return None
+    if _MAY_BE_SECRET.search(path):
+        return f"{path} is another one"
     if isinstance(wanted, str) and isinstance(live, str):
         return _text_difference(wanted, live, path)
     return f"{path} is {'unset' if live is None else live}, wanted {wanted}"

@@ -78,6 +78,18 @@ def test_drift_of_the_configuration_names_the_line_and_not_the_whole_file(world:
     assert re.fullmatch(r".*: data\.config\.yml, line \d+, is   enabled: false, wanted   enabled: true", why)
 
 
+def test_values_of_environment_variables_are_not_said(world: World) -> None:
+    variable = {"name": "TOKEN", "value": "old-secret"}
+    world.cluster["spec"]["podTemplate"] = {"env": [variable]}
+    world.settle()
+    world.cluster["spec"]["podTemplate"] = {"env": [variable | {"value": "new-secret"}]}
+    [(kind, why)] = applied(world)
+    assert kind == "StatefulSet"
+    assert why == (
+        "the spec asks for another one: spec.template.spec.containers[0].env[0].value is another one"
+    )
+
+
 def test_a_deleted_child_is_made_again(world: World) -> None:
     del world.children["Service", "demo-headless"]
     assert applied(world) == [("Service", "it does not exist")]
