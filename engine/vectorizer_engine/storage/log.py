@@ -11,8 +11,12 @@ little-endian; the checksum covers all that follows it and the length.
 
 A frame is what one `append` wrote and fsynced, so only the last frame of a log can be torn by a crash: any
 valid frame behind a broken one proves that the broken one had once been on the disk. Then the log is corrupt
-and is refused, never guessed. A frame without records closes the file: it tells damage to a log that was
-closed in peace from a torn tail.
+and is refused, never guessed.
+
+So that the last frame has such a proof too, a frame without records is written behind each once its fsync has
+succeeded. It is not fsynced itself, which would double the cost of a write: it is safe from a crash of the
+process at once, from one of the machine when the kernel has written it back, or with the next append. Closing
+the log writes one more, fsynced.
 """
 
 from __future__ import annotations
@@ -107,6 +111,7 @@ class FileLog:
             raise
         self._size += len(frame)
         self._next += len(records)
+        self._vouch(descriptor)
         return first
 
     def replay(self, *, after: int) -> Iterator[Record]:
@@ -159,6 +164,13 @@ class FileLog:
             if self._next not in self._starts:
                 self._starts.append(self._next)
         return self._open
+
+    def _vouch(self, descriptor: int) -> None:
+        """Note behind a frame that it was on the disk. Not more than a note: it may fail."""
+        proof = _encode_frame(self._next, ())
+        with contextlib.suppress(OSError):
+            self._files.write(descriptor, proof, self._size)
+            self._size += len(proof)
 
     def _undo_append(self, descriptor: int) -> None:
         """Cut off what a failed append left, so that it is not read back as if it had been acknowledged.
@@ -260,7 +272,7 @@ def _check_torn(path: Path, descriptor: int, position: int) -> None:
                 )
             offset = content.find(_MAGIC, offset + 1)
     logger.warning(
-        "%s ends with %d bytes of an append that was never acknowledged: they are ignored",
+        "%s ends with %d bytes of something that was never acknowledged: they are ignored",
         path,
         size - position,
     )

@@ -18,6 +18,9 @@ from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.log import FileLog
 
+PROOF_BYTES = 21
+"""The frame without records behind each frame that has some."""
+
 
 def contents(folder: Path, *, after: int = 0) -> list[tuple[int, bytes]]:
     return [tuple(record) for record in FileLog(folder, first=1, files=Files()).replay(after=after)]
@@ -43,7 +46,7 @@ def test_a_torn_last_frame_is_cut_and_the_rest_is_served(tmp_path: Path) -> None
     log.append([b"first", b"second"])
     whole = only_file(tmp_path / "log").stat().st_size
     log.append([b"third" * 20])
-    data = only_file(tmp_path / "log").read_bytes()
+    data = only_file(tmp_path / "log").read_bytes()[:-PROOF_BYTES]
     for end in range(whole, len(data)):
         folder = tmp_path / str(end)
         folder.mkdir()
@@ -65,7 +68,7 @@ def test_a_tail_of_zeros_is_torn(tmp_path: Path) -> None:
 def test_a_flipped_bit_before_the_last_frame_is_refused(tmp_path: Path) -> None:
     log = FileLog(tmp_path, first=1, files=Files())
     log.append([b"first"])
-    damaged_end = only_file(tmp_path).stat().st_size
+    damaged_end = only_file(tmp_path).stat().st_size - PROOF_BYTES
     log.append([b"second"])
     path = only_file(tmp_path)
     data = path.read_bytes()
@@ -89,6 +92,57 @@ def test_a_flipped_bit_in_a_log_that_was_closed_is_refused_even_in_its_last_reco
     path.write_bytes(data)
     with pytest.raises(StoreCorrupt):
         FileLog(tmp_path, first=1, files=Files())
+
+
+def test_a_flipped_bit_in_the_last_frame_is_refused_where_the_process_was_killed(tmp_path: Path) -> None:
+    log = FileLog(tmp_path, first=1, files=Files())
+    log.append([b"first"])
+    start = only_file(tmp_path).stat().st_size
+    log.append([b"last"])
+    path = only_file(tmp_path)
+    data = path.read_bytes()
+    for position in range(start, len(data) - PROOF_BYTES):
+        broken = bytearray(data)
+        broken[position] ^= 1
+        path.write_bytes(broken)
+        with pytest.raises(StoreCorrupt, match=rf"damaged at byte {start}: acknowledged records follow"):
+            FileLog(tmp_path, first=1, files=Files())
+
+
+def test_without_its_proof_a_damaged_last_frame_is_taken_for_a_torn_one(tmp_path: Path) -> None:
+    """What a machine that failed right after the acknowledgement, and damage on top of that, leave."""
+    disk = ForgetfulDisk()
+    (tmp_path / "log").mkdir()
+    log = FileLog(tmp_path / "log", first=1, files=disk)
+    log.append([b"first"])
+    log.append([b"last"])
+    disk.crash(tmp_path / "log", tmp_path / "left", survives=lambda: False)
+    assert contents(tmp_path / "left") == [(1, b"first"), (2, b"last")]
+    path = only_file(tmp_path / "left")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert contents(tmp_path / "left") == [(1, b"first")]
+
+
+@pytest.mark.parametrize("torn", range(PROOF_BYTES))
+def test_a_torn_proof_costs_nothing(tmp_path: Path, torn: int) -> None:
+    log = FileLog(tmp_path, first=1, files=Files())
+    log.append([b"a"])
+    path = only_file(tmp_path)
+    path.write_bytes(path.read_bytes()[: -PROOF_BYTES + torn])
+    reopened = FileLog(tmp_path, first=1, files=Files())
+    assert reopened.append([b"b"]) == 2
+    assert contents(tmp_path) == [(1, b"a"), (2, b"b")]
+
+
+def test_a_proof_that_cannot_be_written_fails_no_append(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    log = FileLog(tmp_path, first=1, files=disk)
+    log.append([b"a"])
+    disk.fail_after, disk.once = 2, True  # after the write and its fsync; half of the proof is written
+    assert log.append([b"b"]) == 2
+    assert disk.fail_after is None
+    assert log.append([b"c"]) == 3
+    assert contents(tmp_path) == [(1, b"a"), (2, b"b"), (3, b"c")]
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
