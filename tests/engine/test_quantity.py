@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorizer_engine.cluster.quantity import parse_quantity
+from vectorizer_engine.cluster.quantity import parse_quantity, quantity_value
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,23 @@ def test_a_quantity_is_its_bytes_rounded_up(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other"), [("1000m", 1), ("0.5", "500m"), ("1Ki", 1024), ("1e3", "1k"), ("1Ei", 2**60), ("-0", 0)]
+)
+def test_a_quantity_has_one_value_however_it_is_written(one: str, other: object) -> None:
+    assert quantity_value(one) == quantity_value(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("100m", "1"), ("9007199254740993", "9007199254740992")])
+def test_quantities_that_differ_by_little_are_told_apart(one: str, other: str) -> None:
+    assert quantity_value(one) != quantity_value(other)
+
+
+@pytest.mark.parametrize(
     "text", ["", " ", "lots", "1 Gi", "1Gi ", "1gi", "1KB", "1K", "Gi", ".", "1.2.3", "0x1", "1_0", "١"]
 )
 def test_other_texts_are_no_quantities(text: str) -> None:
     assert parse_quantity(text) is None
+    assert quantity_value(text) is None
 
 
 @pytest.mark.parametrize("value", [None, True, False, 1.5, [], {}, b"1"])

@@ -1,7 +1,6 @@
-"""Kubernetes quantities (`512Mi`, `1Gi`, `1000000`) as whole bytes.
+"""Kubernetes quantities (`512Mi`, `500m`, `1000000`): as numbers, to compare them, and as whole bytes.
 
-For sizes in memory and on disk. It is not a general resource.Quantity: a result is rounded up to a whole
-byte, as Kubernetes does for memory.
+Whole bytes are for sizes in memory and on disk: they are rounded up, as Kubernetes does for memory.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ _DECIMAL = {
 _LARGEST = 2**63 - 1
 
 
-def parse_quantity(value: object) -> int | None:
-    """Bytes that *value* stands for, or None where it is no quantity.
+def quantity_value(value: object) -> Decimal | None:
+    """The number that *value* stands for, to 28 digits, or None where it is no quantity.
 
     Takes integers and the strings that Kubernetes takes. Booleans, floats and anything else are no
-    quantities. What exceeds 2^63 - 1 becomes 2^63 - 1, as in Kubernetes.
+    quantities. An exponent beyond ±30 counts as ±30.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     if isinstance(value, int):
-        return max(-_LARGEST, min(value, _LARGEST))
+        return Decimal(value)
     match = _QUANTITY.fullmatch(value)
     if match is None:
         return None
@@ -48,7 +47,17 @@ def parse_quantity(value: object) -> int | None:
         scale = Decimal(10) ** max(Decimal(-30), min(exponent, Decimal(30)))
     else:
         scale = _BINARY.get(suffix) or _DECIMAL.get(suffix) or Decimal(1)
+    return Decimal(match["number"]) * scale
+
+
+def parse_quantity(value: object) -> int | None:
+    """Bytes that *value* stands for, or None where it is no quantity (see `quantity_value`).
+
+    What exceeds 2^63 - 1 becomes 2^63 - 1, as in Kubernetes.
+    """
+    number = quantity_value(value)
+    if number is None:
+        return None
     # Rounding up is away from zero, so that -0.5 stays negative.
-    number = Decimal(match["number"]) * scale
     magnitude = int(abs(number).to_integral_value(rounding=ROUND_CEILING))
     return min(magnitude, _LARGEST) * (-1 if number < 0 else 1)

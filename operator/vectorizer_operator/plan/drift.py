@@ -7,10 +7,10 @@ told by the rendered hash, not here.
 
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from itertools import zip_longest
 from typing import Any
 
+from vectorizer_engine.cluster.quantity import quantity_value
 from vectorizer_operator.api.constants import RENDERED_HASH_ANNOTATION
 from vectorizer_operator.plan.model import Object
 
@@ -24,12 +24,6 @@ _MERGE_KEYS = {
     "ownerReferences": ("uid",),
     "volumeClaimTemplates": ("metadata",),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
-}
-_SUFFIXES = {
-    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
-    **dict(
-        zip("numkMGTPE", (Decimal(1000) ** power for power in (-3, -2, -1, 1, 2, 3, 4, 5, 6)), strict=True)
-    ),
 }
 
 _MAY_BE_SECRET = re.compile(r"\.env\[\d+\]\.value$")
@@ -100,16 +94,5 @@ def _same_entry(wanted: Mapping[str, Any], live: Mapping[str, Any], keys: tuple[
 
 def _same_quantity(wanted: Any, live: Any) -> bool:
     """The server may write a quantity in another way: 1000m as 1, 0.5 as 500m."""
-    left, right = _quantity(wanted), _quantity(live)
+    left, right = quantity_value(wanted), quantity_value(live)
     return left is not None and left == right
-
-
-def _quantity(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    text = str(value)
-    suffix = next((suffix for suffix in _SUFFIXES if text.endswith(suffix)), "")
-    try:
-        return Decimal(text.removesuffix(suffix)) * _SUFFIXES.get(suffix, Decimal(1))
-    except InvalidOperation:
-        return None
