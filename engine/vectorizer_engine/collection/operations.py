@@ -69,8 +69,10 @@ class Upsert:
         self._path = path
 
     def prepare(self) -> bytes | None:
+        record = _encoder.encode(UpsertRecord(list(self.keys), self.vectors.tobytes(), list(self.payloads)))
+        # The last thing that may fail: rows that stay staged would be taken for those of the next operation.
         self.head = self._path.stage(self.vectors, self.payloads)
-        return _encoder.encode(UpsertRecord(list(self.keys), self.vectors.tobytes(), list(self.payloads)))
+        return record
 
     def apply(self, number: int) -> None:
         self._path.apply_upsert(self, number)

@@ -172,6 +172,24 @@ def test_a_dimension_that_cannot_be_one_is_refused(dimension: int) -> None:
         CollectionParams(dimension, Distance.DOT)
 
 
+def test_a_write_that_runs_out_of_memory_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoMemory:
+        def encode(self, _: object) -> bytes:
+            raise MemoryError("a batch that is too large")
+
+    store, collection = make(tmp_path)
+    collection.upsert([1], vectors_of([1]), [None])
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("vectorizer_engine.collection.operations._encoder", NoMemory())
+        collection.upsert([2, 3], vectors_of([2, 3]), [{"n": 2}] * 2)
+    collection.upsert([4], vectors_of([4]), [{"n": 4}])
+    expected = {1: (vectors_of([1])[0], {}), 4: (vectors_of([4])[0], {"n": 4})}
+    assert_same(everything(collection), expected)
+    store.close()
+
+
 def test_payloads_are_set_overwritten_and_removed(tmp_path: Path) -> None:
     store, collection = make(tmp_path)
     collection.upsert([1, 2, 3], vectors_of([1, 2, 3]), [{"a": 1, "b": 2}] * 3)
