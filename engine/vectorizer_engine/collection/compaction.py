@@ -72,6 +72,7 @@ class Compaction:
         # Guards what follows.
         self._lock = threading.Lock()
         self._scheduled = False
+        self._asked_again = False
         self._waiting_for_quiet = False
 
     @property
@@ -91,6 +92,7 @@ class Compaction:
         """Merge and index what there is to merge and index, in the background."""
         nothing_sealed = next(self._current.view.segments(), None) is None
         with self._lock:
+            self._asked_again = self._scheduled
             if self._scheduled or nothing_sealed or not self._is_running():
                 return
             self._scheduled = True
@@ -118,6 +120,9 @@ class Compaction:
         finally:
             with self._lock:
                 self._scheduled = False
+                asked_again = self._asked_again
+            if asked_again:  # by a segment that came after the last look
+                self.schedule()
 
     def _choose_merge(self) -> list[Part]:
         parts = [part for _, part in self._current.view.segments()]

@@ -135,8 +135,8 @@ class Sealing:
                     self._condition.notify_all()
                 return
             oldest.charge.release()
+            self._compaction.schedule()  # first, or the shard would seem to be at rest for a moment
             with self._condition:
                 self._heads.popleft()
                 self._error = None
                 self._condition.notify_all()
-            self._compaction.schedule()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.engine.collection.model import SMALL, open_store, params, vectors_of
+from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+from vectorizer_engine.storage.segment import Segment
 
 sizes = st.lists(
     st.tuples(st.integers(1, 5000), st.integers(0, 5000)).map(lambda t: Size(max(t), min(t))), max_size=20
@@ -59,6 +64,31 @@ def test_jobs_run_in_order_and_a_failing_one_stops_none() -> None:
     maintenance.close()
     maintenance.seal(lambda: done.append(4))
     assert done == [1, 2, 3]
+
+
+def test_a_segment_that_comes_after_the_last_look_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Semaphore(0)
+    looked: list[Compaction] = []
+    choose = Compaction._choose_for_index
+
+    def look(compaction: Compaction, tried: set[Segment]) -> Segment | None:
+        chosen = choose(compaction, tried)
+        looked.append(compaction)
+        if len(looked) == 1:
+            compaction.schedule()  # as sealing does, just after this look
+        looks.release()
+        return chosen
+
+    monkeypatch.setattr(Compaction, "_choose_for_index", look)
+    store = open_store(tmp_path)
+    collection = store.create_collection("c", params())
+    for number in range(SMALL.head_points + 1):
+        collection.upsert([number], vectors_of([number]), [None])
+    assert looks.acquire(timeout=10)
+    assert looks.acquire(timeout=10)
+    store.close()
 
 
 def test_jobs_that_have_not_begun_are_dropped_at_the_end() -> None:
