@@ -95,8 +95,12 @@ class Shard:
             self._current, self._log, self._sealing, dimension=dimension, environment=environment
         )
         self._maintenance.register(self)
-        with disk_errors(f"recover {folder}"):
-            self._recover()
+        try:
+            with disk_errors(f"recover {folder}"):
+                self._recover()
+        except BaseException:
+            self.close()
+            raise
         self._compaction.schedule()
 
     # --- writing -------------------------------------------------------------------------------------

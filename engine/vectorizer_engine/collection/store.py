@@ -153,11 +153,11 @@ class VectorStore:
                 self._files.replace_file(making / _DESCRIPTION, description)
                 self._files.rename(making, folder)
                 self._files.sync_folder(self._root)
+                return self._open_collection(name, params, folder)
             except BaseException:
                 self._files.remove_tree(making)
                 self._files.remove_tree(folder)
                 raise
-            return self._open_collection(name, params, folder)
 
     def delete_collection(self, name: str) -> bool:
         """Delete for good. False where there is no such collection."""
@@ -171,10 +171,12 @@ class VectorStore:
             self._files.rename(folder, doomed)
             self._open.pop(name, None)
             self._damaged.pop(name, None)
-            self._files.sync_folder(self._root)
-            if entry is not None:
-                entry.shard.close()
-            self._files.remove_tree(doomed)
+            try:
+                self._files.sync_folder(self._root)
+            finally:
+                if entry is not None:
+                    entry.shard.close()
+                self._files.remove_tree(doomed)
             return True
 
     def collection(self, name: str) -> Collection:

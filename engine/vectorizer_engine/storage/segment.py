@@ -36,7 +36,6 @@ VECTORS_NAME = "vectors.f32"
 POINTS_NAME = "points.lmdb"
 CHECKSUMS_NAME = "CHECKSUMS"
 
-MAX_POINTS = 2**31
 _FORMAT = 1
 _PAGE = 4096
 _HEADER = struct.Struct("<8sIIQ")

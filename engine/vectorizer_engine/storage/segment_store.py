@@ -111,7 +111,9 @@ class FileSegmentStore:
     def discard(self, segment: Segment) -> None:
         """Remove a segment that the manifest does not name. Those who still read it may go on."""
         with self._lock:
-            self._charges.pop(segment).release()
+            charge = self._charges.pop(segment, None)  # none where the store was closed meanwhile
+        if charge is not None:
+            charge.release()
         self._files.remove_tree(segment.folder)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.collection.model import MiB, everything, open_store, params, vectors_of
+from tests.engine.collection.model import SMALL, MiB, everything, open_store, params, vectors_of
 from tests.engine.disks import FailingDisk, ForgetfulDisk
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.store import VectorStore
@@ -22,6 +22,7 @@ from vectorizer_engine.errors import (
     StorageFailure,
     StorageFull,
     StoreClosed,
+    StoreCorrupt,
     StoreLocked,
     StoreVersionError,
 )
@@ -49,6 +50,59 @@ def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None
     store = open_store(tmp_path)
     with pytest.raises(InvalidRequest, match="expected 1 to 255 bytes"):
         store.create_collection(name, params())
+    store.close()
+
+
+def test_a_collection_that_cannot_be_opened_was_never_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    store = open_store(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(StorageFailure, match="Too many open files"):
+        patch.setattr("vectorizer_engine.collection.store.Shard", no_descriptors)
+        store.create_collection("c", params())
+    assert list((tmp_path / "collections").iterdir()) == []
+    store.create_collection("c", params()).upsert([1], vectors_of([1]), [None])
+    store.close()
+    store = open_store(tmp_path)
+    assert store.collection("c").count() == 1
+    store.close()
+
+
+def test_a_collection_whose_recovery_fails_holds_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    collection = store.create_collection("c", params())
+    for number in range(20):
+        collection.upsert([number], vectors_of([number]), [None])
+    store.close()
+
+    def corrupt(data: bytes) -> None:
+        raise StoreCorrupt("a record that cannot be read")
+
+    monkeypatch.setattr("vectorizer_engine.collection.shard.decode_record", corrupt)
+    memory = CacheMemoryManager(16 * MiB)
+    store = VectorStore.open(tmp_path, memory=memory, limits=SMALL)
+    assert store.damaged == {"c": "a record that cannot be read"}
+    assert memory.snapshot().used == 0
+    store.close()
+
+
+def test_a_deletion_that_the_disk_does_not_confirm_leaves_nothing(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    memory = CacheMemoryManager(16 * MiB)
+    store = VectorStore.open(tmp_path, memory=memory, files=disk)
+    store.create_collection("c", params()).upsert([1], vectors_of([1]), [None])
+    disk.calls.clear()
+    disk.fail_after, disk.once = 1, True
+    with pytest.raises(StorageFull):
+        store.delete_collection("c")
+    assert disk.calls[1] == "sync collections"
+    assert memory.snapshot().used == 0
+    assert list((tmp_path / "collections").iterdir()) == []
     store.close()
 
 
