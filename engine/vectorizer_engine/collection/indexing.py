@@ -62,6 +62,7 @@ class SegmentIndexes:
         self._threads = os.cpu_count() or 1
         self._lock = threading.Lock()
         self._held: dict[Segment, _Held] = {}
+        self._closed = False
 
     def plan(self, segment: Segment) -> LayoutPlan:
         """What *segment* has, or would get now."""
@@ -130,7 +131,11 @@ class SegmentIndexes:
             held.charge.release()
 
     def close(self) -> None:
-        for segment in list(self._held):
+        """Give back what the indexes hold, and open no more: one may be under way."""
+        with self._lock:
+            self._closed = True
+            segments = list(self._held)
+        for segment in segments:
             self.discard(segment)
 
     def _plan(self, segment: Segment, *, available: int) -> LayoutPlan:
@@ -175,6 +180,9 @@ class SegmentIndexes:
             charge.release()
             raise
         with self._lock:
+            if self._closed:
+                charge.release()
+                return False
             self._held[segment] = _Held(plan, charge)
         segment.index = index
         return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,14 @@ from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk
 from tests.engine.index.samples import clustered
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.collection import indexing
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
+from vectorizer_engine.collection.indexing import SegmentIndexes
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import Distance
+from vectorizer_engine.index import quantized
+from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.files import Files
 
 COUNT, DIMENSION = 4950, 24
@@ -162,6 +168,49 @@ def test_manhattan_is_served_exactly_and_says_so(tmp_path: Path) -> None:
     assert layout.layout == "exact"
     assert "Manhattan" in layout.reason
     assert recall(collection) == 1
+    store.close()
+
+
+def test_an_index_that_is_ready_after_the_end_holds_nothing(tmp_path: Path) -> None:
+    store = open_at(tmp_path)
+    collection = fill(store)
+    wait_until(lambda: indexed(collection))
+    segment = max((segment for segment, _ in collection._shard.view.segments()), key=lambda s: s.count)
+    memory = CacheMemoryManager(64 * MiB)
+    indexes = SegmentIndexes(Distance.COSINE, memory=memory, files=Files())
+    indexes.close()
+    assert not indexes.build(segment, still_wanted=lambda: True)
+    assert memory.snapshot().used == 0
+    store.close()
+
+
+def test_a_build_that_outlasts_the_stop_is_thrown_away_and_done_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+    builders: list[threading.Thread] = []
+
+    def build(path: Path, *arguments: Any, **options: Any) -> None:
+        builders.append(threading.current_thread())
+        begun.set()
+        assert stopped.wait(20)
+        quantized.build(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vectorizer_engine.collection.maintenance.STOP_SECONDS", 0.1)
+        patch.setitem(indexing._BUILDERS, SegmentLayout.HNSW_SQ8, build)
+        store = open_at(tmp_path)
+        fill(store)
+        assert begun.wait(20)
+        store.close()
+        assert builders[0].is_alive()
+        stopped.set()
+        builders[0].join(20)
+    assert not list(tmp_path.rglob("index*"))
+    store = open_at(tmp_path)
+    collection = store.collection("c")
+    assert collection.count() == COUNT
+    wait_until(lambda: indexed(collection))
     store.close()
 
 
