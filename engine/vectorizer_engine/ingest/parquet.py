@@ -58,7 +58,9 @@ def read_parquet(file: BinaryIO, since: Progress, params: CollectionParams) -> I
         for part in table.iter_batches(batch_points(params.dimension), use_threads=False):
             rows += part.num_rows
             yield _batch(part, rows - part.num_rows, params.dimension)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # from the file itself: pyarrow's own have no number
         raise FileRefused(f"cannot be read as Parquet: {error}") from None
     yield Batch([], [], nothing, [], [], Progress(position=size, crc=crc, rows=rows))
 

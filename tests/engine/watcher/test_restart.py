@@ -42,7 +42,7 @@ def test_a_killed_engine_loads_the_rest_of_a_file(own_inbox: Inbox) -> None:
 
 def test_a_stop_in_the_middle_of_a_file_is_quick_and_the_rest_is_loaded_later(own_inbox: Inbox) -> None:
     file = own_inbox.create("docs") / "a.jsonl"
-    file.write_text(lines(0, 100_000))
+    file.write_text(lines(0, 40_000))
     own_inbox.engine.wait_until(lambda: own_inbox.count("docs") > 0, "loading")
     own_inbox.engine.signal(signal.SIGTERM)
     own_inbox.engine.signal(signal.SIGTERM)  # skips the moment that is for load balancers
@@ -53,8 +53,8 @@ def test_a_stop_in_the_middle_of_a_file_is_quick_and_the_rest_is_loaded_later(ow
     assert 0 < position < file.stat().st_size
     assert "not waiting for it" not in own_inbox.engine.log
     own_inbox.engine.start()
-    own_inbox.wait_for("docs", 100_000)
-    assert own_inbox.metric("points_upserted_total") < 100_000
+    own_inbox.wait_for("docs", 40_000)
+    assert own_inbox.metric("points_upserted_total") < 40_000
 
 
 def test_files_are_loaded_again_where_it_is_forgotten_which_were(own_inbox: Inbox) -> None:

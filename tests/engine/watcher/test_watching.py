@@ -199,15 +199,6 @@ def test_files_wait_for_their_collection(inbox: Inbox) -> None:
     assert inbox.metric('failures_total{reason="collection_missing"}') >= 1
 
 
-def test_a_collection_that_is_created_anew_is_filled_again(inbox: Inbox) -> None:
-    folder = inbox.create("anew")
-    (folder / "a.jsonl").write_text(lines(0, 5))
-    inbox.wait_for("anew", 5)
-    inbox.delete("anew")
-    inbox.create("anew")
-    inbox.wait_for("anew", 5)
-
-
 def test_a_file_outside_of_a_collections_folder_is_named(inbox: Inbox) -> None:
     file = inbox.folder / "loose.jsonl"
     file.write_text(line(1))
@@ -230,11 +221,3 @@ def test_what_is_no_regular_file_is_left_alone(inbox: Inbox) -> None:
     (folder / "c.jsonl").symlink_to(folder / "nowhere")
     (folder / "d.jsonl").write_text(line(1))
     inbox.wait_for("special", 1)
-
-
-def test_the_names_of_files_may_be_any_bytes(inbox: Inbox) -> None:
-    folder = inbox.create("bytes")
-    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.jsonl")).write_text(line(1))
-    inbox.wait_for("bytes", 1)
-    (folder / "b.jsonl").write_text(line(2))
-    inbox.wait_for("bytes", 2)
