@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/search_http.py [--vectors FILE.npy] [--seconds 5]
 
-The query-result cache is off. The data is `examples/data` unless a float16 or float32 array of shape [n, d] is given. The load generator is a
-bare asyncio client, so that it measures the engine and not a client library; it runs on the same machine, so
-with few cores the two compete.
+The query-result cache is off. The data is `examples/data` unless a float16 or float32 array of shape [n, d] is
+given. The load generator is a bare asyncio client, so that it measures the engine and not a client library; it
+runs on the same machine, so with few cores the two compete.
 """
 
 from __future__ import annotations
