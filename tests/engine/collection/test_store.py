@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.collection.model import SMALL, MiB, everything, open_store, params, vectors_of
+from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk, ForgetfulDisk
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.store import VectorStore
@@ -78,6 +79,8 @@ def test_a_collection_whose_recovery_fails_holds_no_memory(
     collection = store.create_collection("c", params())
     for number in range(20):
         collection.upsert([number], vectors_of([number]), [None])
+    wait_until(lambda: settled(collection))
+    assert list(tmp_path.rglob("vectors.f32"))
     store.close()
 
     def corrupt(data: bytes) -> None:
