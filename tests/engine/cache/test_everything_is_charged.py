@@ -194,7 +194,7 @@ def test_an_exact_search_holds_nothing_afterwards() -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("points", [100_000, 1_000_003])
+@pytest.mark.parametrize("points", [1_000_003, 4_000_000])
 def test_the_rows_that_count_cost_two_bits_each_while_they_change(points: int) -> None:
     tracemalloc.start()
     try:

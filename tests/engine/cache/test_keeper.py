@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -116,10 +117,19 @@ print(json.dumps({"charged": charged, "taken": full - idle, "left": left,
 @pytest.mark.parametrize("value", [164, 2000])
 def test_evicted_memory_goes_back_to_the_operating_system(value: int) -> None:
     """Anonymous resident memory of a process that does nothing else, in bytes."""
+    uncovered = {name: setting for name, setting in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(
-        [sys.executable, "-c", RELEASE, str(value)], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", RELEASE, str(value)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=uncovered,  # what coverage keeps of the child would be measured too
     )
     measured = json.loads(done.stdout)
     assert measured["taken"] == pytest.approx(measured["charged"], rel=0.15), measured
     assert measured["left"] < 0.15 * measured["charged"]
-    assert measured["still"] <= measured["left"] + 0.1 * measured["charged"], measured
+    shared = (
+        4 * MiB
+    )  # Python's arenas of a megabyte, in which something else lives too; no more for more data
+    assert measured["still"] <= measured["left"] + shared, measured
