@@ -11,11 +11,10 @@ back to the operating system.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 
 import numpy as np
+from _machine import describe
 
 from vectorizer_engine.cache.advanced_cache import ENTRY_BYTES, MAX_ENTRIES, AdvancedCache
 from vectorizer_engine.cache.heap import return_free_memory, return_large_blocks_at_once
@@ -36,9 +35,7 @@ def main() -> None:
     memory = CacheMemoryManager(size)
     cache = AdvancedCache(memory)
     value = bytes(size // MAX_ENTRIES - ENTRY_BYTES - KEY_BYTES)
-    print(
-        f"machine: {platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    )
+    print(f"machine: {describe()}")
     print(f"data:    query results of {len(value)} bytes, {size / 1e6:g} MB of them in the ledger")
     print(f"rounds:  {options.rounds}\n")
     print(f"{'':24}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'entries':>10}")

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+from _machine import describe
 
 from vectorizer_engine.index import quantized, rabitq
 from vectorizer_engine.index.base import Distance, Mask, Offsets, Vectors
@@ -82,11 +80,7 @@ def load(path: Path, count: int) -> tuple[Vectors, Vectors]:
 
 
 def print_setting(path: Path, vectors: Vectors, queries: Vectors) -> None:
-    models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    cpu = models[0] if models else platform.machine()
-    print(
-        f"machine  {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
-    )
+    print(f"machine  {describe()}")
     print(f"         faiss {faiss.__version__}, numpy {np.__version__}")
     print(
         f"data     {path.name}: {len(vectors)} vectors of dimension {vectors.shape[1]}, {len(queries)} other queries"

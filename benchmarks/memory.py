@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import uvloop
+from _machine import describe
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -47,9 +46,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of load for each limit, after loading")
     options = parser.parse_args()
     data = np.ascontiguousarray(np.load(options.vectors), dtype=np.float32)
-    print(
-        f"machine: {platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    )
+    print(f"machine: {describe()}")
     print(
         f"data:    {options.vectors.name}: {len(data)} vectors of dimension {data.shape[1]}, "
         f"{data.nbytes / MIB:.0f} MiB"

@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _machine import describe
 from tests.e2e.harness import Installation, Operator, eventually
 from tests.e2e.quickstart import QUICKSTART
 from tests.kube.controlplane import ControlPlane
@@ -201,7 +202,8 @@ def main() -> None:
         installation = Installation(control_plane, NAMESPACE, Path(folder))
         operator = Operator(installation).start()
         eventually(lambda: operator.leads)
-        print(json.dumps(asyncio.run(measure(installation, operator, options)), indent=2))
+        measured = asyncio.run(measure(installation, operator, options))
+        print(json.dumps({"machine": describe(), **measured}, indent=2))
         operator.stop()
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import uvloop
+from _machine import describe
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -52,9 +51,7 @@ def main() -> None:
     queries = data[chosen] + rng.normal(scale=0.02, size=(QUERIES, data.shape[1])).astype(np.float32)
     truth = exact(data, queries)
 
-    print(
-        f"machine: {platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
-    )
+    print(f"machine: {describe()}")
     print(
         f"data:    {options.vectors.name}: {len(data)} vectors of dimension {data.shape[1]}, cosine, top {LIMIT}"
     )

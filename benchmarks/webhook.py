@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import aiohttp
 import yaml
+from _machine import describe
 from tests.e2e.harness import ROOT, WEBHOOK_PORT, Installation, Operator
 from tests.kube.controlplane import ControlPlane
 
@@ -93,6 +94,7 @@ def main() -> None:
         operator.stop()
     p99 = latencies[int(len(latencies) * 0.99)] * 1e3
     result = {
+        "machine": describe(),
         "requests": len(latencies),
         "requests_per_second": round(len(latencies) / took, 1),
         "p50_ms": round(latencies[len(latencies) // 2] * 1e3, 2),
