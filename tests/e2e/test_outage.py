@@ -3,7 +3,6 @@
 On a control plane of its own, since no other test would like to share one that is treated like this.
 """
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,22 +31,6 @@ def installed(
     made.remove_cluster_wide()
 
 
-def restart_api_server(control_plane: ControlPlane) -> None:
-    """Kill the API server, and start it again as it was."""
-    killed = control_plane._processes["kube-apiserver"]
-    killed.kill()
-    killed.wait()
-    with (control_plane.folder / "kube-apiserver.log").open("ab") as log:
-        control_plane._processes["kube-apiserver"] = subprocess.Popen(
-            killed.args,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=control_plane.folder,
-            start_new_session=True,
-        )
-
-
 def is_up(control_plane: ControlPlane) -> bool:
     try:
         return control_plane.kubectl("get", "--raw", "/readyz") == "ok"
@@ -61,7 +44,8 @@ def test_an_api_server_that_is_restarted_is_survived_with_every_watch(
     operator = Operator(installed).start()
     try:
         roll_out(installed)
-        restart_api_server(fragile)
+        fragile.kill("kube-apiserver")
+        fragile.start_again("kube-apiserver")
         eventually(lambda: is_up(fragile), seconds=60)
         for kind, name in sorted(CHILDREN):
             uid = installed.get(kind, name)["metadata"]["uid"]
@@ -80,14 +64,12 @@ def test_an_api_server_that_is_restarted_is_survived_with_every_watch(
 def test_an_api_server_that_is_not_there_yet_is_waited_for(
     fragile: ControlPlane, installed: Installation
 ) -> None:
-    process = fragile._processes["kube-apiserver"]
     operator = Operator(installed)
-    process.kill()
-    process.wait()
+    fragile.kill("kube-apiserver")
     operator.start(wait=False)
     try:
         eventually(lambda: "cannot list the clusters, trying again" in operator.log())
-        restart_api_server(fragile)
+        fragile.start_again("kube-apiserver")
         eventually(lambda: operator.ask("/readyz") == "ok\n", seconds=60, why=operator.log)
         eventually(lambda: operator.leads)
     finally:

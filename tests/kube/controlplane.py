@@ -120,6 +120,15 @@ class ControlPlane:
         self._processes.clear()
         self._guard.close()
 
+    def kill(self, program: str) -> None:
+        """Let one program crash: etcd, kube-apiserver or kube-controller-manager."""
+        self._processes[program].kill()
+        self._processes[program].wait()
+
+    def start_again(self, program: str) -> None:
+        """Start a program that was killed, as it was. Does not wait until it is up."""
+        self._run_in_background(program, self._processes[program].args)
+
     def kubectl(self, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None) -> str:
         """What `kubectl` prints, as administrator or as `kubeconfig` says. Raises CommandError."""
         return self.run("kubectl", *arguments, stdin=stdin, kubeconfig=kubeconfig)
@@ -246,9 +255,12 @@ class ControlPlane:
         pki.write_kubeconfig(path, server=self.url, ca=self.ca, user=credentials)
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
+        self._run_in_background(name, dying_with_parent([str(self._programs[name]), *arguments]))
+
+    def _run_in_background(self, name: str, command: Any) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                dying_with_parent([str(self._programs[name]), *arguments]),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
