@@ -42,7 +42,7 @@ def test_a_killed_engine_loads_the_rest_of_a_file(own_inbox: Inbox) -> None:
 
 def test_a_stop_in_the_middle_of_a_file_is_quick_and_the_rest_is_loaded_later(own_inbox: Inbox) -> None:
     file = own_inbox.create("docs") / "a.jsonl"
-    file.write_text(lines(0, 40_000))
+    file.write_text(lines(0, 40_000, text="x" * 800))  # ten batches, so that the stop comes between two
     own_inbox.engine.wait_until(lambda: own_inbox.count("docs") > 0, "loading")
     own_inbox.engine.signal(signal.SIGTERM)
     own_inbox.engine.signal(signal.SIGTERM)  # skips the moment that is for load balancers
