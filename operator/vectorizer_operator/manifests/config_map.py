@@ -38,11 +38,12 @@ def config_yaml(cluster: VectorizerCluster) -> str:
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def config_map(cluster: VectorizerCluster) -> Manifest:
+def config_map(cluster: VectorizerCluster, config: str) -> Manifest:
+    """*config* is what `config_yaml` made of *cluster*: written once, as it costs more than all the rest."""
     return child(
         cluster,
         api_version="v1",
         kind="ConfigMap",
         name=config_name(cluster.metadata.name),
-        data={CONFIG_KEY: config_yaml(cluster)},
+        data={CONFIG_KEY: config},
     )

@@ -2,7 +2,7 @@
 
 from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.manifests.common import ChildRef, Manifest, config_name, headless_name
-from vectorizer_operator.manifests.config_map import config_map
+from vectorizer_operator.manifests.config_map import config_map, config_yaml
 from vectorizer_operator.manifests.network_policy import network_policy
 from vectorizer_operator.manifests.pod_disruption_budget import pod_disruption_budget
 from vectorizer_operator.manifests.service_account import service_account
@@ -12,9 +12,10 @@ from vectorizer_operator.manifests.stateful_set import stateful_set
 
 def render(cluster: VectorizerCluster, *, default_image: str) -> list[Manifest]:
     """The children that *cluster* wishes for. `default_image` is the engine's image where spec.image is unset."""
+    config = config_yaml(cluster)
     children = [
         service_account(cluster),
-        config_map(cluster),
+        config_map(cluster, config),
         client_service(cluster),
         headless_service(cluster),
     ]
@@ -22,7 +23,7 @@ def render(cluster: VectorizerCluster, *, default_image: str) -> list[Manifest]:
         children.append(network_policy(cluster))
     if cluster.spec.pod_disruption_budget.enabled:
         children.append(pod_disruption_budget(cluster))
-    return [*children, stateful_set(cluster, default_image=default_image)]
+    return [*children, stateful_set(cluster, config=config, default_image=default_image)]
 
 
 def child_refs(cluster: str) -> list[ChildRef]:

@@ -27,7 +27,7 @@ from vectorizer_operator.manifests.common import (
     labels,
     selector,
 )
-from vectorizer_operator.manifests.config_map import CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER, config_yaml
+from vectorizer_operator.manifests.config_map import CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER
 
 DATA_VOLUME = "data"
 USER_ID = 65532
@@ -40,7 +40,8 @@ START_SECONDS = 1800
 """How long an engine may take to replay its log before it is taken for hung."""
 
 
-def stateful_set(cluster: VectorizerCluster, *, default_image: str) -> Manifest:
+def stateful_set(cluster: VectorizerCluster, *, config: str, default_image: str) -> Manifest:
+    """*config* is the engine's configuration: pods are replaced when it changes."""
     name, spec = cluster.metadata.name, cluster.spec
     return child(
         cluster,
@@ -59,7 +60,7 @@ def stateful_set(cluster: VectorizerCluster, *, default_image: str) -> Manifest:
                 "whenScaled": spec.storage.retention.when_scaled,
             },
             "selector": {"matchLabels": selector(name)},
-            "template": _pod_template(cluster, image=spec.image or default_image),
+            "template": _pod_template(cluster, config=config, image=spec.image or default_image),
             "volumeClaimTemplates": [_volume_claim(cluster)],
         },
     )
@@ -78,7 +79,7 @@ def resources(cluster: VectorizerCluster) -> dict[str, dict[str, str]]:
     }
 
 
-def _pod_template(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
+def _pod_template(cluster: VectorizerCluster, *, config: str, image: str) -> dict[str, Any]:
     name, extra, scheduling = cluster.metadata.name, cluster.spec.pod_template, cluster.spec.scheduling
     spec: dict[str, Any] = {
         "serviceAccountName": name,
@@ -114,7 +115,7 @@ def _pod_template(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
     return {
         "metadata": {
             "labels": {**extra.labels, **labels(name)},
-            "annotations": {**extra.annotations, CONFIG_HASH_ANNOTATION: content_hash(config_yaml(cluster))},
+            "annotations": {**extra.annotations, CONFIG_HASH_ANNOTATION: content_hash(config)},
         },
         "spec": spec,
     }
