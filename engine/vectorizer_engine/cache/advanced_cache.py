@@ -148,7 +148,10 @@ class AdvancedCache:
                 self._memory.record_evictions(CacheType.QUERY, EvictionReason.SIZE_LIMIT, 1)
 
     def _room_for(self, nbytes: int) -> _Block | None:
-        """The newest block, or one after it, with *nbytes* reserved in it. An answer is not worth an open index."""
+        """The newest block, or one after it, with *nbytes* reserved in it.
+
+        An answer is not worth an index that answers.
+        """
         largest = min(BLOCK_BYTES, self._memory.limit // 64)
         with self._lock:
             block = self._newest()

@@ -1,8 +1,8 @@
 """The thread that looks after the caches between requests: it warns, evicts ahead of need, and returns memory.
 
 It decides nothing about what is allowed: the limit is kept by whoever reserves, with or without this thread.
-Evicting in advance spares requests the wait; an open index is not evicted for that, because opening it again costs
-more than a request would wait.
+Evicting in advance spares requests the wait; an index that answers is not evicted for that, because searching without
+it costs more than a request would wait.
 """
 
 from __future__ import annotations

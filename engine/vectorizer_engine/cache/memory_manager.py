@@ -2,11 +2,16 @@
 
 A cache reserves *before* it allocates and releases *after* it has freed, so at no moment is more allocated
 than the ledger says, and the ledger never exceeds the limit. What is reserved with an eviction callback may
-be taken back: in least-recently-used order across all caches, whoever asks.
+be taken back: in least-recently-used order across all caches, whoever asks. Who asks for something that is worth
+less than what serves at present says so with `keep`: of that cache nothing is evicted that was used within the
+last minute.
 
 Three watermarks stand on the way to the limit. Above the first (`cluster.cache_warning_threshold`) usage is worth a
 warning; from the second (90 %) on `keeper` evicts in the background, down to 85 %, so that requests seldom have
 to; at the limit itself whoever reserves evicts first. How often each was reached is counted.
+
+The limit may change at any time. After it was lowered, what cannot be evicted stays charged, and nothing more is
+reserved until it fits.
 
 This is not an allocator, and it does not know about mapped files: the kernel takes those pages back by
 itself. It also does not wait: a refused reservation returns None, and the caller takes its slower path.
@@ -18,8 +23,9 @@ its cache's lock. In turn nobody may call `reserve` or `grow` while holding a lo
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +41,10 @@ RELIEVED_PERCENT = 85
 
 RETURN_BYTES = 4 * 1024**2
 """After so much was freed, the keeper gives what the heap can spare back to the operating system."""
+
+SERVING_SECONDS = 60.0
+"""What was used within so long is in service: `keep` spares it. Long against what opening an index again costs (a
+few tens of milliseconds), so that indexes that do not fit together do not take turns in pushing each other out."""
 
 OnEvict = Callable[[], int]
 """Frees what a charge is for, and returns how many entries of the cache that were."""
@@ -68,7 +78,8 @@ class Watermark(StrEnum):
 class MemorySnapshot:
     """The ledger at one moment. Sizes are bytes.
 
-    `watermarks` counts how often usage rose above the first and the second, and how many reservations evicted.
+    `peak` is the most that was used since the limit was last set. `watermarks` counts how often usage rose above the
+    first and the second, and how many reservations evicted.
     """
 
     limit: int
@@ -88,7 +99,7 @@ class MemorySnapshot:
 class Charge:
     """A number of bytes that are reserved until `release`. Made by `CacheMemoryManager.reserve`."""
 
-    __slots__ = ("_evicted", "_manager", "_on_evict", "_pins", "cache", "nbytes")
+    __slots__ = ("_evicted", "_manager", "_on_evict", "_pins", "_used", "cache", "nbytes")
 
     def __init__(
         self, manager: CacheMemoryManager, cache: CacheType, nbytes: int, on_evict: OnEvict | None
@@ -97,6 +108,7 @@ class Charge:
         self._on_evict = on_evict
         self._pins = 0
         self._evicted = False
+        self._used = 0.0
         self.cache = cache
         self.nbytes = nbytes
 
@@ -123,6 +135,13 @@ class Charge:
     def unpin(self) -> None:
         self._manager._unpin(self)
 
+    def claim(self) -> bool:
+        """Take it out of everybody's reach, to free what it is for and then `release` it.
+
+        False where somebody has it pinned, or it is already being evicted or freed.
+        """
+        return self._manager._claim(self)
+
     def release(self) -> None:
         """Give everything back, after it was freed. Idempotent."""
         self._manager._release(self)
@@ -131,15 +150,23 @@ class Charge:
 class CacheMemoryManager:
     """The budget of one engine process.
 
-    *limit* is in bytes; *warning_threshold* is the percentage of it above which the snapshot warns.
+    *limit* is in bytes; *warning_threshold* is the percentage of it above which the snapshot warns; *clock* is in
+    seconds and must not go backwards.
     """
 
-    def __init__(self, limit: int, warning_threshold: int = WARNING_THRESHOLD_PERCENT) -> None:
+    def __init__(
+        self,
+        limit: int,
+        warning_threshold: int = WARNING_THRESHOLD_PERCENT,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.attention = threading.Event()
         """Set when there is something for the keeper to do, which clears it."""
         self._lock = threading.Lock()
         self._limit = limit
         self._warning_threshold = warning_threshold
+        self._clock = clock
         self._used = 0
         self._peak = 0
         self._freed = 0
@@ -154,6 +181,16 @@ class CacheMemoryManager:
     def limit(self) -> int:
         return self._limit
 
+    def set_limit(self, limit: int, warning_threshold: int = WARNING_THRESHOLD_PERCENT) -> None:
+        """Change the limit and the threshold. What is above a lower limit is evicted before this returns."""
+        with self._lock:
+            self._limit = limit
+            self._warning_threshold = warning_threshold
+        self.evict_down_to(limit)
+        with self._lock:
+            self._peak = self._used
+        self.attention.set()
+
     def reserve(
         self,
         cache: CacheType,
@@ -166,7 +203,8 @@ class CacheMemoryManager:
 
         With *on_evict* the charge itself may be evicted later: the callback frees the memory, after which the
         manager takes the bytes back (it must not call `release`). It runs in the thread that needs the
-        space. Without it the charge stays until it is released. Nothing of the cache *keep* is evicted for it.
+        space. Without it the charge stays until it is released. Of the cache *keep* nothing is evicted for it that
+        is in service: that was used within SERVING_SECONDS.
 
         Returns None where the bytes would not fit although everything that may be evicted were. Then nothing is.
         """
@@ -175,13 +213,16 @@ class CacheMemoryManager:
             return None
         if on_evict is not None:
             with self._lock:
-                self._evictable[charge] = None
+                self._offer(charge)
         return charge
 
     def available(self, *, keep: CacheType | None = None) -> int:
-        """What could be reserved now, evicting everything that may be evicted but what is in *keep*. Bytes."""
+        """What could be reserved now, evicting everything that may be evicted but what is in service in *keep*.
+
+        Bytes; below 0 where more is held than a lowered limit allows.
+        """
         with self._lock:
-            return self._limit - self._used + self._evictable_bytes(keep)
+            return self._limit - self._used + sum(charge.nbytes for charge in self._victims(None, keep))
 
     def evict_down_to(self, nbytes: int, *, keep: CacheType | None = None) -> None:
         """Evict what was used longest ago until no more than *nbytes* are used, as far as that is possible."""
@@ -236,10 +277,10 @@ class CacheMemoryManager:
                 if charge._evicted:
                     return False
                 missing = self._used + nbytes - self._limit
-                if missing <= 0:
+                if missing <= 0 or nbytes == 0:
                     self._account(charge, nbytes)
                     return True
-                enough = forced or missing <= self._evictable_bytes(keep, besides=charge)
+                enough = forced or self._can_evict(missing, charge, keep)
                 victim = self._take_victim(charge, keep) if enough else None
                 if victim is None:
                     self._refusals += 1
@@ -249,19 +290,27 @@ class CacheMemoryManager:
                     forced = True
             self._evict(victim)
 
-    def _evictable_bytes(self, keep: CacheType | None, *, besides: Charge | None = None) -> int:
-        return sum(
-            charge.nbytes for charge in self._evictable if charge.cache is not keep and charge is not besides
-        )
+    def _victims(self, asking: Charge | None, keep: CacheType | None) -> Iterator[Charge]:
+        """What may be evicted for *asking*, used longest ago first."""
+        in_service = self._clock() - SERVING_SECONDS
+        for charge in self._evictable:
+            if charge is not asking and (charge.cache is not keep or charge._used <= in_service):
+                yield charge
+
+    def _can_evict(self, nbytes: int, asking: Charge, keep: CacheType | None) -> bool:
+        for charge in self._victims(asking, keep):
+            nbytes -= charge.nbytes
+            if nbytes <= 0:
+                return True
+        return False
 
     def _take_victim(self, asking: Charge | None, keep: CacheType | None) -> Charge | None:
         """The charge to evict next, out of everybody's reach."""
-        for victim in self._evictable:
-            if victim is not asking and victim.cache is not keep:
-                del self._evictable[victim]
-                victim._evicted = True
-                return victim
-        return None
+        victim = next(self._victims(asking, keep), None)
+        if victim is not None:
+            del self._evictable[victim]
+            victim._evicted = True
+        return victim
 
     def _evict(self, victim: Charge) -> None:
         assert victim._on_evict is not None
@@ -305,7 +354,7 @@ class CacheMemoryManager:
     def _touch(self, charge: Charge) -> None:
         with self._lock:
             if charge in self._evictable:
-                self._evictable.move_to_end(charge)
+                self._offer(charge)
 
     def _pin(self, charge: Charge) -> bool:
         with self._lock:
@@ -320,7 +369,21 @@ class CacheMemoryManager:
         with self._lock:
             charge._pins -= 1
             if charge._pins == 0 and not charge._evicted:
-                self._evictable[charge] = None
+                self._offer(charge)
+
+    def _offer(self, charge: Charge) -> None:
+        """Let it be evicted, last of all: it was used just now."""
+        charge._used = self._clock()
+        self._evictable[charge] = None
+        self._evictable.move_to_end(charge)
+
+    def _claim(self, charge: Charge) -> bool:
+        with self._lock:
+            if charge not in self._evictable:
+                return False
+            del self._evictable[charge]
+            charge._evicted = True
+            return True
 
     def _release(self, charge: Charge) -> None:
         with self._lock:

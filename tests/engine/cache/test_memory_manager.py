@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vectorizer_engine.cache.memory_manager import (
     RETURN_BYTES,
+    SERVING_SECONDS,
     CacheMemoryManager,
     CacheType,
     Charge,
@@ -123,16 +124,68 @@ def test_a_reservation_that_would_be_refused_evicts_nothing() -> None:
     assert evicted == []
 
 
-def test_what_is_to_be_kept_is_passed_over() -> None:
-    manager = CacheMemoryManager(100)
+def test_what_serves_is_passed_over_where_it_is_to_be_kept() -> None:
+    now = 0.0
+    manager = CacheMemoryManager(100, clock=lambda: now)
     evicted: list[str] = []
-    manager.reserve(CacheType.HNSW, 40, on_evict=noting(evicted, "index"))
+    index = manager.reserve(CacheType.HNSW, 40, on_evict=noting(evicted, "index"))
     manager.reserve(CacheType.QUERY, 40, on_evict=noting(evicted, "result"))
     assert manager.available(keep=CacheType.HNSW) == 60
     assert manager.reserve(CacheType.METADATA, 61, keep=CacheType.HNSW) is None
-    assert manager.reserve(CacheType.METADATA, 60, keep=CacheType.HNSW) is not None
+    build = manager.reserve(CacheType.METADATA, 60, keep=CacheType.HNSW)
+    assert build is not None
     assert evicted == ["result"]
     assert manager.available() == 40
+    assert index is not None
+    now = SERVING_SECONDS - 1
+    index.touch()
+    now = 2 * SERVING_SECONDS - 2
+    assert not build.grow(1, keep=CacheType.HNSW)
+    now = 2 * SERVING_SECONDS - 1
+    assert build.grow(1, keep=CacheType.HNSW)
+    assert evicted == ["result", "index"]
+
+
+def test_a_lower_limit_evicts_at_once_and_what_cannot_go_is_charged_until_it_is_freed() -> None:
+    manager = CacheMemoryManager(100)
+    evicted: list[str] = []
+    fixed = held(manager, CacheType.METADATA, 50)
+    manager.reserve(CacheType.QUERY, 20, on_evict=noting(evicted, "old"))
+    manager.reserve(CacheType.HNSW, 20, on_evict=noting(evicted, "new"))
+    manager.attention.clear()
+    manager.set_limit(75, warning_threshold=70)
+    assert evicted == ["old"]
+    assert manager.attention.is_set(), "the keeper may have something to warn of"
+    snapshot = manager.snapshot()
+    assert (snapshot.limit, snapshot.used, snapshot.peak) == (75, 70, 70)
+    assert snapshot.over_warning_threshold
+    manager.set_limit(40)
+    assert evicted == ["old", "new"]
+    assert (manager.snapshot().used, manager.available()) == (50, -10)
+    assert manager.reserve(CacheType.QUERY, 1) is None
+    assert not fixed.grow(1)
+    assert manager.reserve(CacheType.METADATA, 0) is not None, "what holds nothing yet always fits"
+    fixed.shrink(20)
+    assert manager.reserve(CacheType.QUERY, 10) is not None
+    manager.set_limit(1000)
+    assert manager.reserve(CacheType.QUERY, 960) is not None
+    with pytest.raises(CacheMemoryLimitExceeded, match=r"limit for all caches is 1000"):
+        manager.require_possible("a batch", 1001)
+
+
+def test_what_was_claimed_is_freed_by_who_claimed_it() -> None:
+    manager = CacheMemoryManager(100)
+    charge = manager.reserve(CacheType.HNSW, 80, on_evict=lambda: pytest.fail("evicted what was claimed"))
+    assert charge is not None
+    assert charge.pin()
+    assert not charge.claim()
+    charge.unpin()
+    assert charge.claim()
+    assert not charge.claim()
+    assert not charge.pin()
+    assert manager.reserve(CacheType.QUERY, 30) is None, "its bytes are charged until they are freed"
+    charge.release()
+    assert manager.reserve(CacheType.QUERY, 100) is not None
 
 
 def test_the_three_watermarks_are_counted_each_time_that_they_are_reached() -> None:
@@ -189,7 +242,7 @@ def test_usage_above_the_threshold_warns() -> None:
 
 def test_sixteen_threads_never_see_a_ledger_above_the_limit() -> None:
     """Each looks at the ledger after every reservation, and says itself what it has allocated."""
-    manager = CacheMemoryManager(1000)
+    manager = CacheMemoryManager(1000, clock=lambda: 0.0)
     lock = threading.Lock()
     allocated = most = samples = 0
     failures: list[BaseException] = []
@@ -209,6 +262,7 @@ def test_sixteen_threads_never_see_a_ledger_above_the_limit() -> None:
             samples += 1
 
     def fill(seed: int) -> None:
+        cache = (CacheType.QUERY, CacheType.HNSW)[seed % 2]
         for step in range(300):
             size = (seed * 31 + step * 17) % 200 + 1
             mine = {"size": 0}
@@ -217,7 +271,7 @@ def test_sixteen_threads_never_see_a_ledger_above_the_limit() -> None:
                 change(-mine["size"])
                 return 1
 
-            charge = manager.reserve(CacheType.QUERY, size, on_evict=evict)
+            charge = manager.reserve(cache, size, on_evict=evict, keep=(None, CacheType.HNSW)[step % 2])
             sample()
             if charge is not None and charge.pin():
                 mine["size"] = size
@@ -268,20 +322,32 @@ T = TypeVar("T")
 class LedgerMachine(RuleBasedStateMachine):
     """The manager against a plain list of what is held, in order of use."""
 
-    LIMIT = 100
-
     def __init__(self) -> None:
         super().__init__()
-        self.manager = CacheMemoryManager(self.LIMIT)
+        self.limit = self.most = 100
+        self.now = 0.0
+        self.manager = CacheMemoryManager(self.limit, clock=lambda: self.now)
+        self.used_at: dict[Charge, float] = {}
         self.fixed: list[Charge] = []
         self.evictable: list[Charge] = []
         self.pinned: list[Charge] = []
+        self.claimed: list[Charge] = []
         self.keep: CacheType | None = None
 
     def _possible(self, keep: CacheType | None) -> int:
         """What can be reserved when all that may be evicted is."""
-        kept = [charge for charge in self.evictable if charge.cache is keep]
-        return self.LIMIT - sum(charge.nbytes for charge in (*self.fixed, *self.pinned, *kept))
+        kept = [charge for charge in self.evictable if self._is_kept(charge, keep)]
+        return self.limit - sum(charge.nbytes for charge in (*self.fixed, *self.pinned, *self.claimed, *kept))
+
+    def _is_kept(self, charge: Charge, keep: CacheType | None) -> bool:
+        return charge.cache is keep and self.now - self.used_at[charge] < SERVING_SECONDS
+
+    def _use(self, charge: Charge) -> None:
+        """It is evictable from now on, and the last to go."""
+        if charge in self.evictable:
+            self.evictable.remove(charge)
+        self.evictable.append(charge)
+        self.used_at[charge] = self.now
 
     def _keeping(self, keep: CacheType | None, call: Callable[[], T]) -> T:
         """Let the callbacks know meanwhile what must not be evicted."""
@@ -289,11 +355,12 @@ class LedgerMachine(RuleBasedStateMachine):
         return call()
 
     def _sum(self) -> int:
-        return sum(charge.nbytes for charge in (*self.fixed, *self.evictable, *self.pinned))
+        held = (*self.fixed, *self.evictable, *self.pinned, *self.claimed)
+        return sum(charge.nbytes for charge in held)
 
     @rule(cache=st.sampled_from(CacheType), nbytes=st.integers(0, 120), keep=KEEP)
     def reserve_fixed(self, cache: CacheType, nbytes: int, keep: CacheType | None) -> None:
-        fits = nbytes <= self._possible(keep)
+        fits = nbytes <= max(0, self._possible(keep))
         before = list(self.evictable)
         charge = self._keeping(keep, lambda: self.manager.reserve(cache, nbytes, keep=keep))
         assert (charge is not None) == fits
@@ -307,7 +374,7 @@ class LedgerMachine(RuleBasedStateMachine):
         box: list[Charge] = []
 
         def evict() -> int:
-            due = next(charge for charge in self.evictable if charge.cache is not self.keep)
+            due = next(charge for charge in self.evictable if not self._is_kept(charge, self.keep))
             assert box[0] is due, "not the least recently used"
             self.evictable.remove(due)
             return 1
@@ -317,13 +384,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (charge is not None) == fits
         if charge is not None:
             box.append(charge)
-            self.evictable.append(charge)
+            self._use(charge)
 
     @precondition(lambda self: self.fixed or self.pinned)
     @rule(data=st.data(), nbytes=st.integers(0, 60), keep=KEEP)
     def grow(self, data: st.DataObject, nbytes: int, keep: CacheType | None) -> None:
         charge = data.draw(st.sampled_from([*self.fixed, *self.pinned]))
-        fits = nbytes <= self._possible(keep)
+        fits = nbytes <= max(0, self._possible(keep))
         assert self._keeping(keep, lambda: charge.grow(nbytes, keep=keep)) == fits
 
     @precondition(lambda self: self.fixed or self.pinned)
@@ -334,18 +401,37 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(keep=KEEP)
     def relieve(self, keep: CacheType | None) -> None:
-        above = self._sum() > 90
+        above = self._sum() > 90 * self.limit // 100
         self._keeping(keep, lambda: self.manager.relieve(keep=keep))
-        left = sum(charge.nbytes for charge in self.evictable if charge.cache is not keep)
-        assert not above or self._sum() <= 85 or left == 0
+        left = sum(charge.nbytes for charge in self.evictable if not self._is_kept(charge, keep))
+        assert not above or self._sum() <= 85 * self.limit // 100 or left == 0
+
+    @rule(seconds=st.sampled_from([1.0, SERVING_SECONDS / 2, SERVING_SECONDS]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(limit=st.integers(1, 200))
+    def set_limit(self, limit: int) -> None:
+        self.limit = limit
+        self._keeping(None, lambda: self.manager.set_limit(limit))
+        assert self._sum() <= limit or not any(charge.nbytes for charge in self.evictable)
+        assert self.manager.snapshot().peak == self._sum()
+        self.most = max(limit, self._sum())
+
+    @precondition(lambda self: self.evictable)
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        charge = data.draw(st.sampled_from(self.evictable))
+        assert charge.claim()
+        self.evictable.remove(charge)
+        self.claimed.append(charge)
 
     @precondition(lambda self: self.evictable)
     @rule(data=st.data())
     def touch(self, data: st.DataObject) -> None:
         charge = data.draw(st.sampled_from(self.evictable))
         charge.touch()
-        self.evictable.remove(charge)
-        self.evictable.append(charge)
+        self._use(charge)
 
     @precondition(lambda self: self.evictable)
     @rule(data=st.data())
@@ -361,14 +447,14 @@ class LedgerMachine(RuleBasedStateMachine):
         charge = data.draw(st.sampled_from(self.pinned))
         charge.unpin()
         self.pinned.remove(charge)
-        self.evictable.append(charge)
+        self._use(charge)
 
-    @precondition(lambda self: self.fixed or self.evictable or self.pinned)
+    @precondition(lambda self: self.fixed or self.evictable or self.pinned or self.claimed)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        charge = data.draw(st.sampled_from([*self.fixed, *self.evictable, *self.pinned]))
+        charge = data.draw(st.sampled_from([*self.fixed, *self.evictable, *self.pinned, *self.claimed]))
         charge.release()
-        for charges in (self.fixed, self.evictable, self.pinned):
+        for charges in (self.fixed, self.evictable, self.pinned, self.claimed):
             if charge in charges:
                 charges.remove(charge)
 
@@ -376,7 +462,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_ledger_is_what_is_held(self) -> None:
         snapshot = self.manager.snapshot()
         assert snapshot.used == self._sum() == sum(snapshot.by_cache.values())
-        assert snapshot.used <= snapshot.peak <= self.LIMIT
+        assert snapshot.limit == self.limit
+        assert snapshot.used <= snapshot.peak
+        assert snapshot.used <= self.most, "it grew above the limit"
+        self.most = max(self.limit, snapshot.used)
 
 
 TestLedgerMachine = LedgerMachine.TestCase
