@@ -23,7 +23,7 @@ class HelmError(Exception):
 
 def helm(*arguments: str) -> str:
     """What helm prints. Raises HelmError."""
-    done = subprocess.run([binaries.find()["helm"], *arguments], capture_output=True, text=True)
+    done = subprocess.run([binaries.find("helm"), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise HelmError(done.stderr)
     return done.stdout

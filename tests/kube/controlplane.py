@@ -81,7 +81,6 @@ class ControlPlane:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._programs = binaries.find()
         self._guard, self.network = _claim_network()
         self.address = f"127.{self.network}.0.1"
         self.url = f"https://{self.address}:6443"
@@ -139,7 +138,7 @@ class ControlPlane:
         """What `tool` (kubectl or helm) prints on standard output. Raises CommandError with its standard error."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
-        command = [str(self._programs[tool]), *arguments]
+        command = [str(binaries.find(tool)), *arguments]
         done = subprocess.run(
             command,
             env={**os.environ, "HOME": str(home), "KUBECONFIG": str(kubeconfig or self.kubeconfig)},
@@ -255,7 +254,7 @@ class ControlPlane:
         pki.write_kubeconfig(path, server=self.url, ca=self.ca, user=credentials)
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        self._run_in_background(name, dying_with_parent([str(self._programs[name]), *arguments]))
+        self._run_in_background(name, dying_with_parent([str(binaries.find(name)), *arguments]))
 
     def _run_in_background(self, name: str, command: Any) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -1,5 +1,6 @@
-"""Finding and building the Kubernetes programs, with a small `go` that writes small programs."""
+"""Finding and building the programs of the tests, with a small `go` that writes small programs."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -65,8 +66,13 @@ class Machine:
 
     @property
     def cache(self) -> Path:
-        [folder] = (self.home / ".cache" / "vectorizer-operator" / "kube").iterdir()
-        return folder
+        return self.home / ".cache" / "vectorizer-operator" / "kube"
+
+    @property
+    def cached(self) -> list[str]:
+        """The programs in the cache."""
+        assert (self.cache / ".lock").exists()
+        return sorted(path.name for path in self.cache.glob("*/*"))
 
     @property
     def built(self) -> list[str]:
@@ -83,7 +89,7 @@ def test_what_is_missing_is_built_once_and_found_from_then_on(machine: Machine) 
     assert (first.returncode, first.stderr) == (0, "")
     assert machine.built == NAMES
     assert all("0 None" in line for line in machine.log.read_text().splitlines()), "cgo off, no experiments"
-    assert sorted(path.name for path in machine.cache.iterdir()) == sorted([".lock", *NAMES])
+    assert machine.cached == sorted(NAMES)
     for name in NAMES:
         assert f"{name}: done in " in first.stdout
 
@@ -98,10 +104,10 @@ def test_a_failed_build_shows_its_last_lines_and_the_next_run_goes_on_from_there
     assert "kube-controller-manager" in failed.stderr.splitlines()[0]
     assert failed.stderr.rstrip().endswith("line 99\nundefined: everything")
     assert "line 50\n" not in failed.stderr
-    assert sorted(path.name for path in machine.cache.iterdir()) == [".lock", "etcd", "kube-apiserver"]
+    assert machine.cached == ["etcd", "kube-apiserver"]
 
     assert machine.run().returncode == 0
-    assert machine.built[-3:] == ["kube-controller-manager", "kubectl", "helm"]
+    assert machine.built[-len(NAMES) + 2 :] == NAMES[2:]
     assert machine.built.count("etcd") == 1
 
 
@@ -115,7 +121,7 @@ def test_an_interrupted_run_ends_the_build_and_leaves_no_part_of_it(
         process.send_signal(number)
         assert process.wait(timeout=60) == 130
     assert not Path(f"/proc/{pid.read_text()}/exe").exists()
-    assert "kubectl" not in {path.name for path in machine.cache.iterdir()}
+    assert "kubectl" not in machine.cached
     assert not (machine.cache / ".building").exists()
     assert machine.run().returncode == 0
 
@@ -140,7 +146,7 @@ def test_programs_of_kubebuilder_assets_are_used_and_only_the_others_built(
         (assets / name).touch(mode=0o755)
     (assets / "helm").touch(mode=0o644)  # not a program
     assert machine.run(KUBEBUILDER_ASSETS=str(assets)).returncode == 0
-    assert machine.built == ["kube-controller-manager", "helm"]
+    assert machine.built == [name for name in NAMES if name not in ("etcd", "kube-apiserver", "kubectl")]
 
 
 def test_xdg_cache_home_is_honoured(machine: Machine, tmp_path: Path) -> None:
@@ -156,13 +162,31 @@ def test_a_cache_folder_that_cannot_be_written_is_named(machine: Machine) -> Non
     assert str(machine.home / ".cache") in refused.stderr
 
 
-def test_missing_programs_are_named_with_the_command_that_makes_them(
+def test_a_new_version_of_a_program_is_built_and_no_other(machine: Machine) -> None:
+    assert machine.run().returncode == 0
+    (helm,) = machine.cache.glob("helm-*")
+    helm.rename(machine.cache / "helm-of-another-version")
+    assert machine.run().returncode == 0
+    assert machine.built == [*NAMES, "helm"]
+
+
+def test_what_a_program_is_built_from_tells_where_it_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "go.mod").write_text("module one")
+    tool = binaries.Tool("etcd", ("build",), 1, module=tmp_path)
+    before = tool.cached
+    assert before != dataclasses.replace(tool, arguments=("build", "-trimpath")).cached
+    assert before == dataclasses.replace(tool, seconds=2).cached
+    (tmp_path / "go.mod").write_text("module two")
+    assert before != tool.cached
+
+
+def test_a_missing_program_is_named_with_the_command_that_makes_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"etcd, kube-apiserver, .* not found in .* run `make kube`"):
-        binaries.find()
+    with pytest.raises(FileNotFoundError, match=r"etcd not found in .*/etcd: run `make kube`"):
+        binaries.find("etcd")
 
 
 @pytest.mark.parametrize(
