@@ -62,6 +62,10 @@ ctl_main = click.version_option(package_name="vectorizer-operator", prog_name="v
                 "vectorizer_operator.ctl.render:render_command",
                 "Print a cluster's Kubernetes objects.",
             ),
+            "plan": (
+                "vectorizer_operator.ctl.plan:plan_command",
+                "Show what applying a file would change, and which pods restart.",
+            ),
             "crd": ("vectorizer_operator.ctl.crd:crd_command", "Print the CustomResourceDefinition."),
             "local": (
                 "vectorizer_operator.local.cli:local",

@@ -1,1 +1,1 @@
-"""The commands of `vectorizerctl` that work on files: validate, render, crd. None of them needs a cluster."""
+"""The commands of `vectorizerctl`: validate, render and crd work on files; plan, status and why ask a Kubernetes."""

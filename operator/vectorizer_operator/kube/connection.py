@@ -17,6 +17,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import load_incluster_config, load_kube_config
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+DEFAULT_NAMESPACE = "default"
 
 KEEP_ALIVE = 75.0
 """Seconds for which an idle connection is kept: less than the API server's 90, and no handshakes before most edits."""
@@ -29,21 +30,34 @@ class NoConnectionConfigured(Exception):
 class Connection:
     """The API server's address and our credentials there."""
 
-    def __init__(self, configuration: Configuration, *, user_agent: str) -> None:
+    def __init__(
+        self, configuration: Configuration, *, user_agent: str, namespace: str = DEFAULT_NAMESPACE
+    ) -> None:
+        self.namespace = namespace
+        """The one that a user means who names none."""
         self._configuration = configuration
         self._user_agent = user_agent
         self._tls = _tls_context(configuration)
 
     @classmethod
-    async def load(cls, *, user_agent: str) -> Connection:
-        """Raises NoConnectionConfigured with what was looked for."""
-        configuration = Configuration()
+    async def load(cls, *, user_agent: str, context: str | None = None) -> Connection:
+        """As the mounted ServiceAccount, or as the kubeconfig's current (or the named) *context*.
+
+        Raises NoConnectionConfigured with what was looked for.
+        """
+        configuration, namespace = Configuration(), DEFAULT_NAMESPACE
+        named = context or os.environ.get("KUBECONFIG")
         try:
-            if "KUBECONFIG" not in os.environ and await asyncio.to_thread(SERVICE_ACCOUNT_TOKEN.exists):
+            if not named and await asyncio.to_thread(SERVICE_ACCOUNT_TOKEN.exists):
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
-                await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-            return cls(configuration, user_agent=user_agent)
+                loader = await load_kube_config(  # type: ignore[no-untyped-call]
+                    config_file=os.environ.get("KUBECONFIG"),
+                    context=context,
+                    client_configuration=configuration,
+                )
+                namespace = loader.current_context["context"].get("namespace") or namespace
+            return cls(configuration, user_agent=user_agent, namespace=namespace)
         except Exception as error:  # noqa: BLE001  the client stumbles over a malformed file in many ways
             said = " ".join(str(error).split())
             raise NoConnectionConfigured(

@@ -32,8 +32,13 @@ from vectorizer_operator.manifests.stateful_set import DATA_VOLUME
 from vectorizer_operator.plan import Observed
 
 
-async def observe(client: KubeClient, *, namespace: str, name: str) -> Observed | None:
-    """The cluster with its children, pods and volume claims, or None when there is no such cluster."""
+async def observe(
+    client: KubeClient, *, namespace: str, name: str, stand_in: Object | None = None
+) -> Observed | None:
+    """The cluster with its children, pods and volume claims, or None when there is no such cluster.
+
+    With *stand_in*, what lies where a cluster would come: that stands for it as long as there is none.
+    """
     refs = child_refs(name)
     first_pod = f"{name}-0"
     cluster, pod, claim, *children = await concurrently(
@@ -44,6 +49,7 @@ async def observe(client: KubeClient, *, namespace: str, name: str) -> Observed 
             *(_get(client, child_resource(ref.kind), namespace, ref.name) for ref in refs),
         ]
     )
+    cluster = cluster or stand_in
     if cluster is None:
         return None
     found = {(ref.kind, ref.name): child for ref, child in zip(refs, children, strict=True) if child}

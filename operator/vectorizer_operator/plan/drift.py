@@ -26,14 +26,18 @@ _MERGE_KEYS = {
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
 
-_MAY_BE_SECRET = re.compile(r"\.env\[\d+\]\.value$")
-"""What is found goes to logs, conditions and Events, which more people read than pods."""
+_SECRET = re.compile(r"\.env\[[^]]+\]\.value$")
 
 
 def rendered_hash(live: Object) -> str | None:
     """The hash of what the operator last applied to *live*, or None where it did not."""
     value: str | None = (live["metadata"].get("annotations") or {}).get(RENDERED_HASH_ANNOTATION)
     return value
+
+
+def may_be_secret(path: str) -> bool:
+    """Whether the value at *path* is not for logs, conditions and Events, which more people read than pods."""
+    return _SECRET.search(path) is not None
 
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:
@@ -44,7 +48,7 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:
         return _list_difference(wanted, live if isinstance(live, list) else [], path)
     if wanted == live or (not wanted and live is None) or _same_quantity(wanted, live):
         return None
-    if _MAY_BE_SECRET.search(path):
+    if may_be_secret(path):
         return f"{path} is another one"
     if isinstance(wanted, str) and isinstance(live, str):
         return _text_difference(wanted, live, path)

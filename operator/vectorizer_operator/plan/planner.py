@@ -42,17 +42,33 @@ def plan(observed: Observed, *, now: datetime, default_image: str) -> Plan:
         return Plan(
             actions=(), status=dict(raw.get("status") or {})
         )  # the garbage collector takes the children
-    problems, broken = structural_problems(raw), violations(raw)
-    block = rules_honoured(broken) or spec_is_readable(problems)
+    judged = judge(observed, default_image=default_image)
+    if judged.block is not None:
+        return _blocked(observed, judged.block, now=now, cluster=judged.cluster)
+    assert judged.cluster is not None
+    return _rollout(observed, judged.cluster, judged.desired, now=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a spec asks for, and what holds it back: `cluster` is None where it cannot be read or breaks a rule."""
+
+    cluster: VectorizerCluster | None = None
+    desired: Sequence[Manifest] = ()
+    block: Block | None = None
+
+
+def judge(observed: Observed, *, default_image: str) -> Judgement:
+    """Render the observed cluster's spec and ask every guard of whole specs; the first that blocks counts."""
+    raw = observed.cluster
+    block = rules_honoured(violations(raw)) or spec_is_readable(structural_problems(raw))
     if block is not None:
-        return _blocked(observed, block, now=now)
+        return Judgement(block=block)
     cluster = VectorizerCluster.parse(raw)
     live = observed.children.get(("StatefulSet", cluster.metadata.name))
     desired = render(cluster, default_image=_created_with(live) or default_image)
-    for guard in SPEC_GUARDS:
-        if (block := guard(observed, desired)) is not None:
-            return _blocked(observed, block, now=now, cluster=cluster)
-    return _rollout(observed, cluster, desired, now=now)
+    blocks = (guard(observed, desired) for guard in SPEC_GUARDS)
+    return Judgement(cluster=cluster, desired=desired, block=next(filter(None, blocks), None))
 
 
 def with_failure(planned: Plan, observed: Observed, *, message: str, now: datetime) -> Plan:
