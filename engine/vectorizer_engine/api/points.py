@@ -21,7 +21,7 @@ from vectorizer_engine.api.requests import (
     UpsertPoints,
 )
 from vectorizer_engine.api.results import Selection
-from vectorizer_engine.collection.filters import compile_filter, parse_id
+from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter, parse_id
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
 from vectorizer_engine.index.base import Vectors
@@ -126,11 +126,7 @@ def _selected(body: SelectPoints) -> dict[str, Any]:
         raise InvalidRequest("expected exactly one of points and filter, to say which points to change")
     if body.points is not None:
         return {"ids": decode_ids(body.points, where="points")}
-    return {"predicate": compile_filter(body.filter) or _every_point}
-
-
-def _every_point(point: PointId, payload: Any) -> bool:
-    return True
+    return {"predicate": compile_filter(body.filter) or EVERY_POINT}
 
 
 def _done(call: Call, operation: int) -> Any:
