@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help venv demo test lint generate kube bench lock clean
+.PHONY: help venv demo test lint generate kube bench crash soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,11 @@ kube: venv ## Build the Kubernetes binaries that the tests run against (once, ab
 
 bench: venv ## Run the short form of every benchmark
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+crash: export VECTORIZER_CRASH_KILLS ?= 1000
+crash: export VECTORIZER_CRASH_WRITES ?= 900
+crash: venv ## Kill engines a thousand times while they are written to (VECTORIZER_CRASH_KILLS=1000)
+	@$(BIN)/python -m pytest tests/crash -s --no-cov --timeout=0
 
 lock: venv ## Resolve pyproject.toml into the hashed requirement files
 	@for extra in operator engine build dev; do \

@@ -4,15 +4,16 @@
 
 One thread for each START: it carries out its own operations from that number on, one after the other, and
 prints `thread number` after each. What an operation does follows from the two numbers alone, so whoever reads
-the output knows what the folder has to hold.
+the output knows what the folder has to hold. The last thread makes, fills and deletes a collection of its own, over
+and over; the others write to one that stays.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
+from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,29 +24,48 @@ from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, Distance
-from vectorizer_engine.errors import CollectionExists, CollectionNotFound
+from vectorizer_engine.errors import CollectionNotFound
 
 DIMENSION = 8
 BATCH = 4
 IDS_OF_A_THREAD = 60
 NAME = "crash"
+PASSING = "passing"
 
 LIMITS = ShardLimits(head_points=150, head_bytes=2**20, log_bytes=2**16, segment_points=1000)
 """So small that the process is killed while sealing and merging too."""
 
 
-class Operation(NamedTuple):
-    """Delete the ids, or upsert them with a vector and a payload made of the number."""
+class Kind(Enum):
+    UPSERT = auto()
+    """Points with a vector and a payload made of the operation's number."""
+    DELETE = auto()
+    MARK = auto()
+    """Set another key of the payload to the number, where the points are there."""
 
+
+class Operation(NamedTuple):
     ids: list[int]
     number: int
-    deletes: bool
+    kind: Kind
 
 
 def operation(thread: int, number: int) -> Operation:
     first = number * 7 % IDS_OF_A_THREAD
     ids = [thread * 1000 + (first + step * 11) % IDS_OF_A_THREAD for step in range(BATCH)]
-    return Operation(ids, number, deletes=number % 5 == 4)
+    return Operation(ids, number, {4: Kind.DELETE, 2: Kind.MARK}.get(number % 5, Kind.UPSERT))
+
+
+class Step(Enum):
+    """What is done to the collection that comes and goes: one after the other, by the number of the operation."""
+
+    CREATE = 0
+    FILL = 1
+    DELETE = 2
+
+
+def step(number: int) -> Step:
+    return Step(number % len(Step))
 
 
 def vector(number: int) -> np.ndarray:
@@ -63,29 +83,47 @@ def open_folder(folder: Path) -> tuple[VectorStore, Collection]:
 def write(collection: Collection, thread: int, start: int) -> None:
     number = start
     while True:
-        step = operation(thread, number)
-        if step.deletes:
-            collection.delete(ids=step.ids)
-        else:
-            rows = np.tile(vector(number), (BATCH, 1))
-            collection.upsert(step.ids, rows, [{"number": number}] * BATCH)
-        os.write(1, f"{thread} {number}\n".encode())
+        ids, _, kind = operation(thread, number)
+        match kind:
+            case Kind.UPSERT:
+                rows = np.tile(vector(number), (BATCH, 1))
+                collection.upsert(ids, rows, [{"number": number}] * BATCH)
+            case Kind.DELETE:
+                collection.delete(ids=ids)
+            case Kind.MARK:
+                there = [record.id for record in collection.retrieve(ids)]
+                collection.set_payload({"mark": number}, ids=there)
+        acknowledge(thread, number)
         number += 1
 
 
-def make_and_delete(store: VectorStore) -> None:
-    """Collections that come and go, so that the process is killed within that too."""
+def make_fill_and_delete(store: VectorStore, thread: int, start: int) -> None:
+    number = start
     while True:
-        with contextlib.suppress(CollectionExists):
-            store.create_collection("passing", CollectionParams(DIMENSION, Distance.DOT))
-        store.delete_collection("passing")
+        match step(number):
+            case Step.CREATE:
+                store.create_collection(PASSING, CollectionParams(DIMENSION, Distance.EUCLID))
+            case Step.FILL:
+                store.collection(PASSING).upsert([0], vector(number)[None], [{"number": number}])
+            case Step.DELETE:
+                assert store.delete_collection(PASSING)
+        acknowledge(thread, number)
+        number += 1
+
+
+def acknowledge(thread: int, number: int) -> None:
+    os.write(1, f"{thread} {number}\n".encode())
 
 
 def main() -> None:
     store, collection = open_folder(Path(sys.argv[1]))
-    threading.Thread(target=make_and_delete, args=(store,), daemon=True).start()
-    for thread, start in enumerate(sys.argv[2:]):
-        threading.Thread(target=write, args=(collection, thread, int(start)), daemon=True).start()
+    *starts, passing = map(int, sys.argv[2:])
+    for thread, start in enumerate(starts):
+        threading.Thread(target=write, args=(collection, thread, start), daemon=True).start()
+    passing_thread = threading.Thread(
+        target=make_fill_and_delete, args=(store, len(starts), passing), daemon=True
+    )
+    passing_thread.start()
     threading.Event().wait()
 
 
