@@ -71,8 +71,16 @@ class StorageFailure(EngineError):
     """The disk refused to read or write for another reason than space."""
 
 
+class WriteInDoubt(StorageFailure):
+    """The shared store did not say whether it has the write. It counts wholly or not at all."""
+
+
 class StoreClosed(EngineError):
     """The store is shutting down."""
+
+
+class Fenced(StoreClosed):
+    """Somebody else has begun to write here: what this process holds is no longer current."""
 
 
 class CacheMemoryLimitExceeded(EngineError):
@@ -80,16 +88,27 @@ class CacheMemoryLimitExceeded(EngineError):
 
     code = "CLUSTER_003"
 
-    def __init__(self, *, what: str, requested: int, limit: int) -> None:
+    def __init__(self, *, what: str, requested: int, limit: int, by_quota: bool = False) -> None:
+        """*by_quota*: *limit* is that of one tenant."""
         self.requested = requested
         self.limit = limit
+        self.setting = "tenants.members.memory_quota_bytes" if by_quota else "cluster.max_cache_memory_bytes"
+        self.fix = f"send smaller batches or raise {self.setting}"
+        whose = "this tenant" if by_quota else "all caches"
         super().__init__(
-            f"{what} needs {requested} bytes of cache memory, the limit for all caches is {limit} bytes: "
-            f"send smaller batches or raise cluster.max_cache_memory_bytes"
+            f"{what} needs {requested} bytes of cache memory, the limit for {whose} is {limit} bytes: {self.fix}"
         )
 
 
 # --- what the cluster rules forbid ---------------------------------------------------------------------
+
+
+class ClusterConfigViolation(EngineError):
+    """CLUSTER_001 at run time: a request, or the data folder, would break it in cluster mode."""
+
+    def __init__(self, violations: list[Violation]) -> None:
+        super().__init__("; ".join(violation.message for violation in violations))
+        self.violations = violations
 
 
 class FileWatcherNotAllowedInCluster(EngineError):
@@ -116,6 +135,10 @@ class StoreLocked(StoreError):
 
 class StoreVersionError(StoreError):
     """The data was written by a newer version than this one understands."""
+
+
+class StoreUnsuitable(StoreError):
+    """The shared store cannot be used: a setting is wrong, or it lacks what the engine relies on."""
 
 
 class StoreCorrupt(StoreError):

@@ -12,6 +12,9 @@ from pydantic import Field, SecretStr
 
 from vectorizer_engine.config_types import Bytes, KeyInFile, Section
 
+NO_TENANT = ""
+"""Stands for whoever runs the engine: what belongs to no tenant is theirs, and everything where there are none."""
+
 TENANT_NAME_PATTERN = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """A DNS label: it is a part of the names of folders and a label of the metrics."""
 

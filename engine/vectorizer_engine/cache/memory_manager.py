@@ -6,6 +6,10 @@ be taken back: in least-recently-used order across all caches, whoever asks. Who
 less than what serves at present says so with `keep`: of that cache nothing is evicted that was used within the
 last minute.
 
+The ledger is by tenant and cache. A cache of one tenant reserves from the tenant's `MemoryAccount`; the manager itself
+is the account of what belongs to no tenant, and the only one where there are none. Between accounts `fair_share`
+says whose entries go, and no account holds more than its quota.
+
 Three watermarks stand on the way to the limit. Above the first (`cluster.cache_warning_threshold`) usage is worth a
 warning; from the second (90 %) on `keeper` evicts in the background, down to 85 %, so that requests seldom have
 to; at the limit itself whoever reserves evicts first. How often each was reached is counted.
@@ -24,12 +28,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
-from vectorizer_engine.errors import CacheMemoryLimitExceeded
+from vectorizer_engine.cache.fair_share import victims
+from vectorizer_engine.cache.memory_account import Charge, MemoryAccount
+from vectorizer_engine.cache.memory_types import (
+    AccountSnapshot,
+    CacheType,
+    EvictionReason,
+    MemorySnapshot,
+    Watermark,
+)
+from vectorizer_engine.tenants import NO_TENANT
+
+__all__ = [
+    "AccountSnapshot",
+    "CacheMemoryManager",
+    "CacheType",
+    "Charge",
+    "EvictionReason",
+    "MemoryAccount",
+    "MemorySnapshot",
+    "Watermark",
+]
 
 WARNING_THRESHOLD_PERCENT = 80
 
@@ -46,112 +68,13 @@ SERVING_SECONDS = 60.0
 """What was used within so long is in service: `keep` spares it. Long against what opening an index again costs (a
 few tens of milliseconds), so that indexes that do not fit together do not take turns in pushing each other out."""
 
-OnEvict = Callable[[], int]
-"""Frees what a charge is for, and returns how many entries of the cache that were."""
 
+class CacheMemoryManager(MemoryAccount):
+    """The budget of one engine process, and the account of what belongs to no tenant.
 
-class CacheType(StrEnum):
-    """What a charge is for: the `type` label of the metrics."""
-
-    QUERY = "query"
-    HNSW = "hnsw"
-    METADATA = "metadata"
-
-
-class EvictionReason(StrEnum):
-    """Why something left a cache: the `reason` label of the metrics."""
-
-    MEMORY_LIMIT = "memory_limit"
-    SIZE_LIMIT = "size_limit"
-    TTL = "ttl"
-
-
-class Watermark(StrEnum):
-    """A level of usage at which something happens: the `watermark` label of the metrics."""
-
-    WARNING = "warning"
-    BACKGROUND = "background"
-    FORCED = "forced"
-
-
-@dataclass(frozen=True, slots=True)
-class MemorySnapshot:
-    """The ledger at one moment. Sizes are bytes.
-
-    `peak` is the most that was used since the limit was last set. `watermarks` counts how often usage rose above the
-    first and the second, and how many reservations evicted.
-    """
-
-    limit: int
-    used: int
-    peak: int
-    warning_threshold: int
-    by_cache: dict[CacheType, int]
-    evictions: dict[tuple[CacheType, EvictionReason], int]
-    watermarks: dict[Watermark, int]
-    refusals: int
-
-    @property
-    def over_warning_threshold(self) -> bool:
-        return self.used * 100 > self.limit * self.warning_threshold
-
-
-class Charge:
-    """A number of bytes that are reserved until `release`. Made by `CacheMemoryManager.reserve`."""
-
-    __slots__ = ("_evicted", "_manager", "_on_evict", "_pins", "_used", "cache", "nbytes")
-
-    def __init__(
-        self, manager: CacheMemoryManager, cache: CacheType, nbytes: int, on_evict: OnEvict | None
-    ) -> None:
-        self._manager = manager
-        self._on_evict = on_evict
-        self._pins = 0
-        self._evicted = False
-        self._used = 0.0
-        self.cache = cache
-        self.nbytes = nbytes
-
-    def grow(self, nbytes: int, *, keep: CacheType | None = None) -> bool:
-        """Reserve *nbytes* more for the same thing. False, and nothing changes, where they do not fit."""
-        return self._manager._grow(self, nbytes, keep)
-
-    def shrink(self, nbytes: int) -> None:
-        """Give *nbytes* back, after they were freed."""
-        self._manager._shrink(self, nbytes)
-
-    def absorb(self, other: Charge) -> None:
-        """Take over what *other*, of the same cache, holds: the bytes now belong to what this one is for."""
-        self._manager._absorb(self, other)
-
-    def touch(self) -> None:
-        """Note a use: what was used last is evicted last."""
-        self._manager._touch(self)
-
-    def pin(self) -> bool:
-        """Keep it from eviction until `unpin`. False where it is already being evicted: do not use it."""
-        return self._manager._pin(self)
-
-    def unpin(self) -> None:
-        self._manager._unpin(self)
-
-    def claim(self) -> bool:
-        """Take it out of everybody's reach, to free what it is for and then `release` it.
-
-        False where somebody has it pinned, or it is already being evicted or freed.
-        """
-        return self._manager._claim(self)
-
-    def release(self) -> None:
-        """Give everything back, after it was freed. Idempotent."""
-        self._manager._release(self)
-
-
-class CacheMemoryManager:
-    """The budget of one engine process.
-
-    *limit* is in bytes; *warning_threshold* is the percentage of it above which the snapshot warns; *clock* is in
-    seconds and must not go backwards.
+    *limit* is in bytes; *warning_threshold* is the percentage of it above which the snapshot warns; *quotas* names
+    the tenants, each with what it may hold at most in bytes (None: the limit); *clock* is in seconds and must not
+    go backwards.
     """
 
     def __init__(
@@ -159,8 +82,13 @@ class CacheMemoryManager:
         limit: int,
         warning_threshold: int = WARNING_THRESHOLD_PERCENT,
         *,
+        quotas: Mapping[str, int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(self, NO_TENANT, None)
+        self._accounts: dict[str, MemoryAccount] = {NO_TENANT: self}
+        for tenant, quota in (quotas or {}).items():
+            self._accounts[tenant] = MemoryAccount(self, tenant, quota)
         self.attention = threading.Event()
         """Set when there is something for the keeper to do, which clears it."""
         self._lock = threading.Lock()
@@ -171,15 +99,12 @@ class CacheMemoryManager:
         self._peak = 0
         self._freed = 0
         self._refusals = 0
-        self._by_cache = dict.fromkeys(CacheType, 0)
         self._evictions: dict[tuple[CacheType, EvictionReason], int] = {}
         self._watermarks = dict.fromkeys(Watermark, 0)
-        # Charges that may be evicted, least recently used first.
-        self._evictable: OrderedDict[Charge, None] = OrderedDict()
 
-    @property
-    def limit(self) -> int:
-        return self._limit
+    def account(self, tenant: str) -> MemoryAccount:
+        """The account of *tenant*; what belongs to one that is not named here is charged to no tenant."""
+        return self._accounts.get(tenant, self)
 
     def set_limit(self, limit: int, warning_threshold: int = WARNING_THRESHOLD_PERCENT) -> None:
         """Change the limit and the threshold. What is above a lower limit is evicted before this returns."""
@@ -191,46 +116,14 @@ class CacheMemoryManager:
             self._peak = self._used
         self.attention.set()
 
-    def reserve(
-        self,
-        cache: CacheType,
-        nbytes: int,
-        *,
-        on_evict: OnEvict | None = None,
-        keep: CacheType | None = None,
-    ) -> Charge | None:
-        """Reserve *nbytes* before allocating them, evicting what was used longest ago where needed.
-
-        With *on_evict* the charge itself may be evicted later: the callback frees the memory, after which the
-        manager takes the bytes back (it must not call `release`). It runs in the thread that needs the
-        space. Without it the charge stays until it is released. Of the cache *keep* nothing is evicted for it that
-        is in service: that was used within SERVING_SECONDS.
-
-        Returns None where the bytes would not fit although everything that may be evicted were. Then nothing is.
-        """
-        charge = Charge(self, cache, 0, on_evict)
-        if not self._grow(charge, nbytes, keep):
-            return None
-        if on_evict is not None:
-            with self._lock:
-                self._offer(charge)
-        return charge
-
-    def available(self, *, keep: CacheType | None = None) -> int:
-        """What could be reserved now, evicting everything that may be evicted but what is in service in *keep*.
-
-        Bytes; below 0 where more is held than a lowered limit allows.
-        """
-        with self._lock:
-            return self._limit - self._used + sum(charge.nbytes for charge in self._victims(None, keep))
-
     def evict_down_to(self, nbytes: int, *, keep: CacheType | None = None) -> None:
         """Evict what was used longest ago until no more than *nbytes* are used, as far as that is possible."""
         while True:
             with self._lock:
-                victim = self._take_victim(None, keep) if self._used > nbytes else None
-            if victim is None:
-                return
+                victim = next(self._victims(None, 0, keep), None) if self._used > nbytes else None
+                if victim is None:
+                    return
+                self._take(victim)
             self._evict(victim)
 
     def relieve(self, *, keep: CacheType | None = None) -> None:
@@ -246,16 +139,6 @@ class CacheMemoryManager:
                 self._freed = 0
             return enough
 
-    def require_possible(self, what: str, nbytes: int) -> None:
-        """Raise CacheMemoryLimitExceeded where *nbytes* could not even fit into empty caches."""
-        if nbytes > self._limit:
-            raise CacheMemoryLimitExceeded(what=what, requested=nbytes, limit=self._limit)
-
-    def record_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
-        """Count entries that a cache let go by itself."""
-        with self._lock:
-            self._count_evictions(cache, reason, entries)
-
     def snapshot(self) -> MemorySnapshot:
         """A consistent copy of the ledger."""
         with self._lock:
@@ -264,64 +147,100 @@ class CacheMemoryManager:
                 used=self._used,
                 peak=self._peak,
                 warning_threshold=self._warning_threshold,
-                by_cache=dict(self._by_cache),
+                by_cache={
+                    cache: sum(account._held_by_cache[cache] for account in self._accounts.values())
+                    for cache in CacheType
+                },
+                tenants={
+                    tenant: AccountSnapshot(account.quota, account._held, dict(account._held_by_cache))
+                    for tenant, account in self._accounts.items()
+                },
                 evictions=dict(self._evictions),
                 watermarks=dict(self._watermarks),
                 refusals=self._refusals,
             )
 
-    def _grow(self, charge: Charge, nbytes: int, keep: CacheType | None = None) -> bool:
+    def _grow(
+        self, charge: Charge, nbytes: int, keep: CacheType | None = None, *, vital: bool = False
+    ) -> bool:
+        account = charge._account
         forced = False
         while True:
             with self._lock:
                 if charge._evicted:
                     return False
                 missing = self._used + nbytes - self._limit
-                if missing <= 0 or nbytes == 0:
-                    self._account(charge, nbytes)
+                over = 0 if vital or account.quota is None else account._held + nbytes - account.quota
+                if (missing <= 0 and over <= 0) or nbytes == 0:
+                    self._change(charge, nbytes)
                     return True
-                enough = forced or self._can_evict(missing, charge, keep)
-                victim = self._take_victim(charge, keep) if enough else None
-                if victim is None:
+                going = self._victims(charge, nbytes, keep, over_quota=over, vital=vital)
+                first = next(going, None)
+                if first is None or not (forced or _suffice(chain((first,), going), account, missing, over)):
                     self._refusals += 1
                     return False
+                victim = self._take(first)
                 if not forced:
                     self._watermarks[Watermark.FORCED] += 1
                     forced = True
             self._evict(victim)
 
-    def _victims(self, asking: Charge | None, keep: CacheType | None) -> Iterator[Charge]:
-        """What may be evicted for *asking*, used longest ago first."""
-        in_service = self._clock() - SERVING_SECONDS
-        for charge in self._evictable:
-            if charge is not asking and (charge.cache is not keep or charge._used <= in_service):
-                yield charge
+    def _available(self, account: MemoryAccount, keep: CacheType | None) -> int:
+        with self._lock:
+            free = self._limit - self._used
+            asking = Charge(account, CacheType.METADATA, None)
+            free += sum(charge.nbytes for charge in self._victims(asking, free, keep, all_there_is=True))
+            if account.quota is None:
+                return free
+            own = sum(charge.nbytes for charge in account._candidates(None, keep, self._in_service()))
+            return min(free, account.quota - account._held + own)
 
-    def _can_evict(self, nbytes: int, asking: Charge, keep: CacheType | None) -> bool:
-        for charge in self._victims(asking, keep):
-            nbytes -= charge.nbytes
-            if nbytes <= 0:
-                return True
-        return False
+    def _victims(
+        self,
+        asking: Charge | None,
+        nbytes: int,
+        keep: CacheType | None,
+        *,
+        all_there_is: bool = False,
+        over_quota: int = 0,
+        vital: bool = False,
+    ) -> Iterator[Charge]:
+        """What may be evicted so that *asking* gets *nbytes*, in the order in which it goes."""
+        in_service = self._in_service()
+        if len(self._accounts) == 1:
+            return self._candidates(asking, keep, in_service)
+        accounts = self._accounts.values()
+        return victims(
+            {account: account._held for account in accounts},
+            {account: account._candidates(asking, keep, in_service) for account in accounts},
+            asking=None if asking is None else asking._account,
+            wanted=nbytes,
+            all_there_is=all_there_is,
+            over_quota=over_quota,
+            vital=vital,
+        )
 
-    def _take_victim(self, asking: Charge | None, keep: CacheType | None) -> Charge | None:
-        """The charge to evict next, out of everybody's reach."""
-        victim = next(self._victims(asking, keep), None)
-        if victim is not None:
-            del self._evictable[victim]
-            victim._evicted = True
+    def _in_service(self) -> float:
+        """What was used later than this is."""
+        return self._clock() - SERVING_SECONDS
+
+    def _take(self, victim: Charge) -> Charge:
+        """Put it out of everybody's reach, to be evicted."""
+        del victim._account._evictable[victim]
+        victim._evicted = True
         return victim
 
     def _evict(self, victim: Charge) -> None:
         assert victim._on_evict is not None
         entries = victim._on_evict()
         with self._lock:
-            self._account(victim, -victim.nbytes)
+            self._change(victim, -victim.nbytes)
             self._count_evictions(victim.cache, EvictionReason.MEMORY_LIMIT, entries)
 
-    def _account(self, charge: Charge, nbytes: int) -> None:
+    def _change(self, charge: Charge, nbytes: int) -> None:
         charge.nbytes += nbytes
-        self._by_cache[charge.cache] += nbytes
+        charge._account._held += nbytes
+        charge._account._held_by_cache[charge.cache] += nbytes
         before, self._used = self._used, self._used + nbytes
         if nbytes > 0:
             self._peak = max(self._peak, self._used)
@@ -337,31 +256,36 @@ class CacheMemoryManager:
             if self._freed >= RETURN_BYTES and not self.attention.is_set():
                 self.attention.set()
 
+    def _record_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
+        with self._lock:
+            self._count_evictions(cache, reason, entries)
+
     def _count_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
         self._evictions[cache, reason] = self._evictions.get((cache, reason), 0) + entries
 
     def _shrink(self, charge: Charge, nbytes: int) -> None:
         with self._lock:
             assert 0 <= nbytes <= charge.nbytes, "a charge gives back at most what it holds"
-            self._account(charge, -nbytes)
+            self._change(charge, -nbytes)
 
     def _absorb(self, charge: Charge, other: Charge) -> None:
         with self._lock:
-            assert charge.cache is other.cache, "a charge moves only within its cache"
+            same = charge.cache is other.cache and charge._account is other._account
+            assert same, "a charge moves only within its tenant's cache"
             charge.nbytes += other.nbytes
             other.nbytes = 0
 
     def _touch(self, charge: Charge) -> None:
         with self._lock:
-            if charge in self._evictable:
+            if charge in charge._account._evictable:
                 self._offer(charge)
 
     def _pin(self, charge: Charge) -> bool:
         with self._lock:
             if charge._pins == 0:
-                if charge not in self._evictable:
+                if charge not in charge._account._evictable:
                     return False
-                del self._evictable[charge]
+                del charge._account._evictable[charge]
             charge._pins += 1
             return True
 
@@ -374,19 +298,31 @@ class CacheMemoryManager:
     def _offer(self, charge: Charge) -> None:
         """Let it be evicted, last of all: it was used just now."""
         charge._used = self._clock()
-        self._evictable[charge] = None
-        self._evictable.move_to_end(charge)
+        evictable = charge._account._evictable
+        evictable[charge] = None
+        evictable.move_to_end(charge)
 
     def _claim(self, charge: Charge) -> bool:
         with self._lock:
-            if charge not in self._evictable:
+            if charge not in charge._account._evictable:
                 return False
-            del self._evictable[charge]
+            del charge._account._evictable[charge]
             charge._evicted = True
             return True
 
     def _release(self, charge: Charge) -> None:
         with self._lock:
-            self._evictable.pop(charge, None)
+            charge._account._evictable.pop(charge, None)
             charge._evicted = True
-            self._account(charge, -charge.nbytes)
+            self._change(charge, -charge.nbytes)
+
+
+def _suffice(charges: Iterable[Charge], account: MemoryAccount, missing: int, over_quota: int) -> bool:
+    """Whether evicting *charges* frees what is missing, and of *account* what is over its quota."""
+    for charge in charges:
+        missing -= charge.nbytes
+        if charge._account is account:
+            over_quota -= charge.nbytes
+        if missing <= 0 and over_quota <= 0:
+            return True
+    return False

@@ -44,6 +44,7 @@ code that holds the charge against measured memory; of masks and indexes, which 
 A_ROUTE = "one for each route of the API"
 A_COLLECTION = "one for each collection: a few hundred bytes for files and threads that take far more"
 A_SEGMENT = "one for each segment or head, of which merging leaves a few dozen"
+A_TENANT = "one for each configured tenant, of which there are 64 at most"
 A_REQUEST = "lives as long as one request, whose body the request budget holds"
 A_FILE = "one for each file in the watched folders; standalone mode only"
 
@@ -54,7 +55,8 @@ BOUNDED = {
     "api.bodies.RequestMemory._waiting": A_REQUEST,
     "api.pace.Pace._seconds": A_COLLECTION,
     "cache.advanced_cache.AdvancedCache._blocks": "in the overhead that each block is charged",
-    "cache.memory_manager.CacheMemoryManager._evictable": "in what each charge's owner reserves",
+    "cache.memory_account.MemoryAccount._evictable": "in what each charge's owner reserves",
+    "cache.memory_manager.CacheMemoryManager._accounts": A_TENANT,
     "cache.memory_manager.CacheMemoryManager._evictions": "one for each cache and reason",
     "collection.indexing.SegmentIndexes._held": A_SEGMENT,
     "collection.maintenance.Maintenance._holders": A_COLLECTION,
