@@ -80,6 +80,7 @@ class Upsert:
     def abandon(self) -> None:
         if self.head is not None:
             self.head.unstage()
+        self.charge.release()
 
 
 class ChangePayload(Upsert):

@@ -7,6 +7,9 @@ collection costs none.
 An operation goes through three steps, always in the leader, one group at a time:
 `prepare` does everything that can fail and returns the log's record; the log makes the group durable;
 `apply` makes it visible and must not fail. So what is visible is durable, and what failed left nothing.
+
+Where the log cannot say whether it has a group (see `InDoubt`), its writers are told so, and what was prepared
+stays so until the log knows. That is asked before anything else is written.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from vectorizer_engine.errors import StorageFailure, StoreClosed
+from vectorizer_engine.errors import StorageFailure, StoreClosed, WriteInDoubt
 from vectorizer_engine.storage.files import disk_errors
-from vectorizer_engine.storage.log import Log
+from vectorizer_engine.storage.log import InDoubt, Log
 
 GROUP_BYTES = 16 * 1024**2
 """A group is closed at this size, so that one fsync, and one frame at recovery, stay bounded."""
@@ -44,7 +47,7 @@ class Operation(Protocol):
         ...
 
     def abandon(self) -> None:
-        """It was prepared, but the log did not take it."""
+        """It was prepared, but the log did not take it. What it holds can go."""
         ...
 
 
@@ -69,12 +72,14 @@ class GroupCommit:
         self._busy = False
         self._closed = False
         self._broken: Exception | None = None
+        # What was prepared, and the log cannot say whether it has it.
+        self._in_doubt: tuple[InDoubt, list[Operation]] | None = None
 
     def submit(self, operation: Operation, *, wait: bool) -> int:
         """Commit *operation*; returns its number once it is durable and, with *wait*, visible.
 
-        Raises what `prepare` raised, StorageFull or StorageFailure where the log could not take it, and
-        StoreClosed.
+        Raises what `prepare` raised, StorageFull or StorageFailure where the log could not take it, WriteInDoubt
+        where it may still do so (*operation* is then kept, and applied or abandoned later), and StoreClosed.
         """
         ticket = _Ticket(operation)
         with self._condition:
@@ -98,12 +103,16 @@ class GroupCommit:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While inside, nothing is committed. Do not stay long: writers wait."""
+        """While inside, nothing is committed. Do not stay long: writers wait.
+
+        Raises StorageFailure where the log does not know its own end.
+        """
         with self._condition:
             while self._busy:
                 self._condition.wait()
             self._busy = True
         try:
+            self._settle()
             yield
         finally:
             self._leave()
@@ -114,6 +123,8 @@ class GroupCommit:
             self._closed = True
             while self._busy or self._waiting:
                 self._condition.wait()
+        if self._in_doubt is not None:
+            self._abandon(self._in_doubt[1])
         self._log.close()
 
     def _check_usable(self) -> None:
@@ -153,7 +164,34 @@ class GroupCommit:
                 if not ticket.applied:
                     ticket.error = ticket.error or error
 
+    def _settle(self) -> None:
+        """Learn what became of the group that the log was not sure of. Raises StorageFailure, Fenced."""
+        if self._in_doubt is None:
+            return
+        doubt, operations = self._in_doubt
+        landed = False
+        with disk_errors("learn what became of an earlier write"):
+            try:
+                landed = doubt.settle()
+            except OSError:
+                raise  # it still is not known
+            except BaseException:
+                self._abandon(operations)
+                raise
+        if landed:
+            self._in_doubt = None
+            for number, operation in enumerate(operations, start=doubt.first):
+                self._apply(operation, number)
+        else:
+            self._abandon(operations)
+
+    def _abandon(self, operations: list[Operation]) -> None:
+        self._in_doubt = None
+        for operation in operations:
+            operation.abandon()
+
     def _write(self, group: list[_Ticket]) -> None:
+        self._settle()
         prepared: list[tuple[_Ticket, bytes]] = []
         for ticket in group:
             try:
@@ -168,22 +206,33 @@ class GroupCommit:
                 prepared.append((ticket, record))
         if not prepared:
             return
+        operations = [ticket.operation for ticket, _ in prepared]
         try:
             with disk_errors("write to the log"):
                 first = self._log.append([record for _, record in prepared])
+        except StorageFailure as error:
+            if isinstance(error.__cause__, InDoubt):
+                self._in_doubt = (error.__cause__, operations)
+                raise WriteInDoubt(
+                    f"{error}; the write counts wholly or not at all, and it is not known which: send it again"
+                ) from error
+            self._abandon(operations)
+            raise
         except BaseException:
-            for ticket, _ in prepared:
-                ticket.operation.abandon()
+            self._abandon(operations)
             raise
         with self._condition:
             for number, (ticket, _) in enumerate(prepared, start=first):
                 ticket.number = number
                 ticket.durable = True
             self._condition.notify_all()
+        for number, (ticket, _) in enumerate(prepared, start=first):
+            self._apply(ticket.operation, number)
+            ticket.applied = True
+
+    def _apply(self, operation: Operation, number: int) -> None:
         try:
-            for ticket, _ in prepared:
-                ticket.operation.apply(ticket.number)
-                ticket.applied = True
+            operation.apply(number)
         except Exception as error:
             self._broken = error
             raise

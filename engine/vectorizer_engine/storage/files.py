@@ -71,6 +71,10 @@ class Files:
         """Replace *target* by *source* in one step."""
         source.replace(target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Raises FileExistsError where that is taken."""
+        os.link(source, target)
+
     def remove(self, path: Path) -> None:
         """Remove a file. One that is gone already is no error."""
         path.unlink(missing_ok=True)

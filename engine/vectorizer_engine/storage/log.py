@@ -26,7 +26,7 @@ import logging
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -50,13 +50,27 @@ class Record(NamedTuple):
     data: bytes
 
 
+class InDoubt(OSError):
+    """Nobody knows yet whether the records of an append are in the log. `first` is the first one's number, if they are.
+
+    Nothing else is appended before `settle` has said whether they are. It raises OSError where that is still
+    unknown.
+    """
+
+    def __init__(self, message: str, *, first: int, settle: Callable[[], bool]) -> None:
+        super().__init__(message)
+        self.first = first
+        self.settle = settle
+
+
 class Log(Protocol):
     """A durable sequence of records. One thread at a time may use it."""
 
     def append(self, records: Sequence[bytes]) -> int:
         """Make *records* durable, all or none, and return the number of the first of them.
 
-        After an OSError none of them is in the log, and the next append may be tried.
+        After an OSError none of them is in the log, and the next append may be tried. A log that cannot promise
+        that raises InDoubt.
         """
         ...
 
