@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from vectorizer_engine.storage.segment_store import FileSegmentStore
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 1024
+_PAYLOAD_BYTES_AT_ONCE = 4 * 1024**2
 _QUIET_SECONDS = 2.0
 """Without a write for so long, segments are indexed that are too small to be indexed while more may follow."""
 
@@ -184,13 +184,19 @@ class Compaction:
             self._segments.discard(old)
 
     def _batches(self, view: View) -> Iterator[tuple[list[StoredPoint], Vectors]]:
-        scan = view.scan()
-        while batch := list(islice(scan, _ROWS_AT_ONCE)):
-            self._check_running()
-            yield (
-                [point for point, _ in batch],
-                np.stack([place.part.vectors[place.offset] for _, place in batch]),
-            )
+        points: list[StoredPoint] = []
+        rows: list[Vectors] = []
+        nbytes = 0
+        for point, place in view.scan():
+            points.append(point)
+            rows.append(place.part.vectors[place.offset])
+            nbytes += len(point.payload)
+            if len(points) == _ROWS_AT_ONCE or nbytes >= _PAYLOAD_BYTES_AT_ONCE:
+                self._check_running()
+                yield points, np.stack(rows)
+                points, rows, nbytes = [], [], 0
+        if points:
+            yield points, np.stack(rows)
 
     def _publish(self, parts: Sequence[Part], segment: Segment | None, applied: int | None) -> None:
         """Replace *parts* by *segment*, in the manifest and then in the view. Nothing else writes meanwhile."""
@@ -217,7 +223,7 @@ class Compaction:
         for part in self._current.view.parts:
             if part.source in before:
                 gone = LiveMask(before[part.source].live.bits & ~part.live.bits, 0).offsets()
-                keys.extend(point.key for point in part.source.points(gone.tolist()))
+                keys.extend(stamp.key for stamp in part.source.stamps(gone.tolist()))
         return keys
 
     def _check_running(self) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from vectorizer_engine.index.base import Distance, Hits, Vectors
 from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.storage.head import Head
 from vectorizer_engine.storage.live import LiveMask, mask_bytes
-from vectorizer_engine.storage.segment import Segment, StoredPoint
+from vectorizer_engine.storage.segment import Segment, Stamp, StoredPoint
 
 Source = Head | Segment
 
@@ -77,6 +78,19 @@ class Place(NamedTuple):
     @property
     def point(self) -> StoredPoint:
         return self.part.source.points((self.offset,))[0]
+
+    @property
+    def stamp(self) -> Stamp:
+        return self.part.source.stamps((self.offset,))[0]
+
+    @property
+    def payload_size(self) -> int:
+        """How long the payload is. It is not read."""
+        return self.part.source.payload_size(self.offset)
+
+    def payload(self, start: int = 0, end: int | None = None) -> bytes:
+        """The payload as JSON, empty where there is none; or its bytes from *start* to *end*."""
+        return self.part.source.payload(self.offset, start, end)
 
     @property
     def vector(self) -> Vectors:
@@ -135,6 +149,10 @@ class View:
         """Every point in key order, from the first key that is not below *start*."""
         return heapq.merge(*(_scan_part(part, start) for part in self.parts), key=lambda item: item[0].key)
 
+    def scan_keys(self, start: bytes = b"") -> Iterator[tuple[bytes, Place]]:
+        """`scan` for those who need no payloads: key and place."""
+        return heapq.merge(*(_scan_keys(part, start) for part in self.parts), key=itemgetter(0))
+
     def count(self, accepts: Accepts) -> int:
         return sum(part.select(accepts).count for part in self.parts)
 
@@ -191,3 +209,8 @@ class CurrentView:
 def _scan_part(part: Part, start: bytes) -> Iterator[tuple[StoredPoint, Place]]:
     for offset, point in part.source.scan(part.live, start):
         yield point, Place(part, offset)
+
+
+def _scan_keys(part: Part, start: bytes) -> Iterator[tuple[bytes, Place]]:
+    for offset, key in part.source.scan_keys(part.live, start):
+        yield key, Place(part, offset)

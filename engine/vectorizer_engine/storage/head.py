@@ -22,7 +22,7 @@ import numpy as np
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
-from vectorizer_engine.storage.segment import StoredPoint
+from vectorizer_engine.storage.segment import Stamp, StoredPoint
 
 POINT_BYTES = 240
 """Heap bytes of one point at most: its key, its places in the lists and in the dictionary just after that has
@@ -103,19 +103,37 @@ class Head:
 
     def points(self, offsets: Iterable[int]) -> list[StoredPoint]:
         """The points at *offsets*, which must be published."""
-        return [StoredPoint(self._keys[o], self._versions[o], self._payload(o)) for o in offsets]
+        return [StoredPoint(self._keys[o], self._versions[o], self.payload(o)) for o in offsets]
+
+    def stamps(self, offsets: Iterable[int]) -> list[Stamp]:
+        """Keys and versions at *offsets*, which must be published."""
+        return [Stamp(self._keys[o], self._versions[o]) for o in offsets]
+
+    def payload_size(self, offset: int) -> int:
+        """How long the payload at *offset* is."""
+        return self._payload_ends[offset] - self._payload_start(offset)
+
+    def payload(self, offset: int, start: int = 0, end: int | None = None) -> bytes:
+        """The payload at *offset*, or its bytes from *start* to *end*."""
+        size = self.payload_size(offset)
+        size = (size if end is None else min(end, size)) - start
+        position = self._payloads_start + self._payload_start(offset) + start
+        return os.pread(self._descriptor, size, position) if size > 0 else b""
 
     def scan(self, live: LiveMask, start: bytes = b"") -> Iterator[tuple[int, StoredPoint]]:
         """Offset and point of every row in *live*, in key order, from the first key not below *start*."""
+        for offset, _ in self.scan_keys(live, start):
+            yield offset, self.points((offset,))[0]
+
+    def scan_keys(self, live: LiveMask, start: bytes = b"") -> Iterator[tuple[int, bytes]]:
+        """`scan` for those who need no payloads: offset and key."""
         offsets = [o for o in live.offsets().tolist() if self._keys[o] >= start]
         offsets.sort(key=self._keys.__getitem__)
         for offset in offsets:
-            yield offset, self.points((offset,))[0]
+            yield offset, self._keys[offset]
 
-    def _payload(self, offset: int) -> bytes:
-        start = self._payload_ends[offset - 1] if offset else 0
-        size = self._payload_ends[offset] - start
-        return os.pread(self._descriptor, size, self._payloads_start + start) if size else b""
+    def _payload_start(self, offset: int) -> int:
+        return self._payload_ends[offset - 1] if offset else 0
 
 
 def _whole_pages(size: int) -> int:

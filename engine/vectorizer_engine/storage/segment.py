@@ -17,7 +17,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,15 @@ _OFFSET = struct.Struct("<I")
 _VERSION = struct.Struct("<Q")
 _READ_BYTES = 1024**2
 _BATCH = 1024
+_BATCH_PAYLOAD_BYTES = 1024**2
 _KEY_BYTES = {1: 9, 2: 17}
+
+
+class Stamp(NamedTuple):
+    """Which point a row is, and the operation that last changed it."""
+
+    key: bytes
+    version: int
 
 
 class StoredPoint(NamedTuple):
@@ -65,11 +73,16 @@ def encode_point(point: StoredPoint) -> bytes:
     return _VERSION.pack(point.version) + point.key + point.payload
 
 
-def decode_point(value: bytes | None) -> StoredPoint:
-    assert value is not None, "offsets that were handed out exist"
-    start = _VERSION.size
-    end = start + _KEY_BYTES[value[start]]
-    return StoredPoint(value[start:end], _VERSION.unpack_from(value)[0], value[end:])
+def decode_stamp(value: memoryview) -> Stamp:
+    return Stamp(bytes(value[_VERSION.size : _payload_start(value)]), _VERSION.unpack_from(value)[0])
+
+
+def decode_point(value: memoryview) -> StoredPoint:
+    return StoredPoint(*decode_stamp(value), bytes(value[_payload_start(value) :]))
+
+
+def _payload_start(value: memoryview) -> int:
+    return _VERSION.size + _KEY_BYTES[value[_VERSION.size]]
 
 
 def write_segment(
@@ -224,20 +237,66 @@ class Segment:
 
     def points(self, offsets: Iterable[int]) -> list[StoredPoint]:
         """The points at *offsets*, which must exist."""
-        with self._environment.begin(db=self._points) as transaction:
-            return [decode_point(transaction.get(_OFFSET.pack(offset))) for offset in offsets]
+        with self._values() as value:
+            return [decode_point(value(offset)) for offset in offsets]
+
+    def stamps(self, offsets: Iterable[int]) -> list[Stamp]:
+        """Keys and versions at *offsets*, which must exist. A long payload beside them is not touched."""
+        with self._values() as value:
+            return [decode_stamp(value(offset)) for offset in offsets]
+
+    def payload_size(self, offset: int) -> int:
+        """How long the payload at *offset* is. It is not touched."""
+        with self._values() as value:
+            found = value(offset)
+            return len(found) - _payload_start(found)
+
+    def payload(self, offset: int, start: int = 0, end: int | None = None) -> bytes:
+        """The payload at *offset*, or its bytes from *start* to *end*; nothing else of it is touched."""
+        with self._values() as value:
+            found = value(offset)
+            return bytes(found[_payload_start(found) :][start:end])
 
     def scan(self, live: LiveMask, start: bytes = b"") -> Iterator[tuple[int, StoredPoint]]:
         """Offset and point of every row in *live*, in key order, from the first key not below *start*.
 
-        Reads ahead in small batches and holds no transaction between them.
+        Reads ahead a little, by number and by size, and holds no transaction meanwhile.
         """
+        for offsets in self._live_batches(live, start):
+            position = 0
+            while position < len(offsets):
+                points: list[StoredPoint] = []
+                nbytes = 0
+                with self._values() as value:
+                    for offset in offsets[position:]:
+                        points.append(decode_point(value(offset)))
+                        nbytes += len(points[-1].payload)
+                        if nbytes >= _BATCH_PAYLOAD_BYTES:
+                            break
+                yield from zip(offsets[position : position + len(points)], points, strict=True)
+                position += len(points)
+
+    def scan_keys(self, live: LiveMask, start: bytes = b"") -> Iterator[tuple[int, bytes]]:
+        """`scan` for those who need no payloads: offset and key."""
+        for offsets in self._live_batches(live, start):
+            yield from zip(offsets, (stamp.key for stamp in self.stamps(offsets)), strict=True)
+
+    def _live_batches(self, live: LiveMask, start: bytes) -> Iterator[list[int]]:
         first = self._first_offset(start) if start else 0
-        while first < self.count:
-            end = min(first + _BATCH, self.count)
-            offsets = [offset for offset in range(first, end) if offset in live]
-            yield from zip(offsets, self.points(offsets), strict=True)
-            first = end
+        for begin in range(first, self.count, _BATCH):
+            yield [offset for offset in range(begin, min(begin + _BATCH, self.count)) if offset in live]
+
+    @contextmanager
+    def _values(self) -> Iterator[Callable[[int], memoryview]]:
+        """A function that gives what is stored at an offset, in place and as long as the context lasts."""
+        with self._environment.begin(db=self._points, buffers=True) as transaction:
+
+            def value(offset: int) -> memoryview:
+                found: memoryview | None = transaction.get(_OFFSET.pack(offset))
+                assert found is not None, "offsets that were handed out exist"
+                return found
+
+            yield value
 
     def _first_offset(self, start: bytes) -> int:
         with self._environment.begin(db=self._ids) as transaction, transaction.cursor() as cursor:

@@ -147,3 +147,12 @@ def test_a_point_costs_at_most_what_is_charged_and_not_much_less_at_worst(tmp_pa
     assert worst + rounding <= POINT_BYTES
     if of == "uuids":
         assert worst + rounding >= 0.95 * POINT_BYTES
+
+
+def test_a_part_of_a_payload_is_read_and_what_describes_a_row_without_it(tmp_path: Path) -> None:
+    head = Head(tmp_path, dimension=2, capacity=3, files=Files())
+    add(head, [b"a", b"b"], [b"first", b""], rows(1, 2), version=3)
+    assert head.stamps([1, 0]) == [(b"b", 3), (b"a", 3)]
+    assert [head.payload_size(row) for row in (0, 1)] == [5, 0]
+    assert (head.payload(0, 1, 3), head.payload(0, 3, 99), head.payload(0, 5, 9)) == (b"ir", b"st", b"")
+    assert head.payload(1) == b""

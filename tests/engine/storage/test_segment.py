@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import tracemalloc
 import uuid
 from pathlib import Path
 
@@ -142,3 +144,41 @@ def test_a_manifest_comes_back_and_every_flipped_bit_in_it_is_noticed(tmp_path: 
     path.unlink()
     with pytest.raises(StoreCorrupt, match="is missing"):
         read_manifest(tmp_path)
+
+
+LONG = [StoredPoint(encode_id(n), n, b'"%s"' % (b"%02d" % n * 2**19)) for n in range(24)]
+"""Payloads of 1 MiB."""
+
+
+@pytest.fixture
+def long_payloads(tmp_path: Path) -> Segment:
+    rows = np.zeros((1, 3), np.float32)
+    target = tmp_path / "segments" / "00000002"
+    write_segment(target, (([point], rows) for point in LONG), dimension=3, files=Files())
+    return Segment(target, id=2, dimension=3)
+
+
+def test_key_and_version_are_read_without_touching_the_payload(long_payloads: Segment) -> None:
+    def page_faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    before = page_faults()
+    assert long_payloads.stamps([7, 3]) == [(encode_id(7), 7), (encode_id(3), 3)]
+    assert long_payloads.payload_size(7) == 2**20 + 2
+    assert long_payloads.payload(7, 2**20 - 1, 2**20 + 9) == b'07"'
+    touched = page_faults() - before
+    assert touched < 200, "of 512 pages that two payloads fill"
+    assert long_payloads.payload(7) == LONG[7].payload
+
+
+def test_a_scan_holds_about_a_megabyte_of_payloads(long_payloads: Segment) -> None:
+    live = LiveMask.from_deleted(b"", 24)
+    tracemalloc.start()
+    try:
+        for (offset, point), expected in zip(long_payloads.scan(live), LONG, strict=True):
+            assert (offset, point) == (expected.version, expected)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * 2**20
+    assert list(long_payloads.scan_keys(live, encode_id(22))) == [(22, encode_id(22)), (23, encode_id(23))]
