@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import yaml
@@ -39,6 +40,8 @@ def _value(field: FieldInfo) -> str:
                 return f"{default // unit}{suffix}"
     if isinstance(default, tuple):
         default = list(default)
+    if isinstance(default, Enum):
+        default = default.value
     return yaml.safe_dump(
         default if isinstance(default, int | str | list | None) else str(default)
     ).splitlines()[0]

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,11 +104,21 @@ def check_data(path: Path, output: str) -> None:
 
     try:
         problems = data.check_data(path)
+        collections = data.described_collections(path)
     except EngineError as error:
         _fail(f"error: {error}", UNREADABLE)
     if output == "json":
-        click.echo(json.dumps({"problems": [problem._asdict() for problem in problems]}, indent=2))
+        report = {
+            "collections": [{"name": each.name, **asdict(each.params)} for each in collections],
+            "problems": [problem._asdict() for problem in problems],
+        }
+        click.echo(json.dumps(report, indent=2))
     else:
+        for each in collections:
+            params = each.params
+            click.echo(
+                f"{each.name}: dimension {params.dimension}, {params.distance}, {params.storage} storage"
+            )
         for problem in problems:
             click.echo(f"{problem.collection or path}: {problem.message}")
         click.echo(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -61,9 +62,20 @@ class ServerConfig(_Section):
     )
 
 
+class StorageType(StrEnum):
+    """Where the vectors of sealed segments are while they are searched. Their files are the same for both."""
+
+    MMAP = "mmap"
+    MEMORY = "memory"
+
+
 class StorageConfig(_Section):
     path: Path = Field(Path("./storage"), description="Folder of the data. One process at a time may use it.")
-    type: Literal["mmap"] = Field("mmap", description="Where vectors live: in memory-mapped files.")
+    type: StorageType = Field(
+        StorageType.MMAP,
+        description="Where the vectors of a new collection are that does not say it itself (vectors.on_disk): in "
+        "memory-mapped files (mmap), or on the heap, outside of the cache limit (memory). A cluster needs mmap.",
+    )
 
 
 class ClusterConfig(_Section):
@@ -76,7 +88,7 @@ class ClusterConfig(_Section):
         description="The one limit over every cache. In cluster mode at most 1 GiB.",
     )
     enforce_mmap_storage: bool = Field(
-        True, strict=True, description="Refuse memory storage. A cluster needs it true."
+        True, strict=True, description="Refuse memory storage in cluster mode. A cluster needs it true."
     )
     disable_file_watcher: bool = Field(
         True,

@@ -17,12 +17,18 @@ from urllib.parse import parse_qsl
 from vectorizer_engine.api.auth import Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
 from vectorizer_engine.api.call import Call, Engine, Plain
-from vectorizer_engine.api.errors import HttpError, RuleViolated, answer_error, encode
+from vectorizer_engine.api.errors import HttpError, answer_error, encode
 from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.results import encode_result
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ROUTES
-from vectorizer_engine.errors import CollectionNotFound, InvalidRequest, StorageFailure, StoreClosed
+from vectorizer_engine.errors import (
+    ClusterConfigViolation,
+    CollectionNotFound,
+    InvalidRequest,
+    StorageFailure,
+    StoreClosed,
+)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -137,7 +143,7 @@ class Application:
         return Plain(b'{"result":%b,"status":"ok","time":%.9f}' % (encoded, seconds), _JSON)
 
     def _failure(self, error: Exception, began: float) -> Plain:
-        if isinstance(error, RuleViolated):
+        if isinstance(error, ClusterConfigViolation):
             for violation in error.violations:
                 self._engine.metrics.violations.labels(violation.error_type).inc()
         failure = answer_error(error, seconds=time.perf_counter() - began)

@@ -8,11 +8,11 @@ import msgspec
 
 from vectorizer_engine.api.call import Call
 from vectorizer_engine.api.decoding import decode
-from vectorizer_engine.api.errors import RuleViolated, ValidationFailed
-from vectorizer_engine.api.requests import CreateCollection, UpdateCollection, VectorParams
+from vectorizer_engine.api.errors import ValidationFailed
+from vectorizer_engine.api.requests import CreateCollection, UpdateCollection, VectorParams, VectorParamsDiff
 from vectorizer_engine.cluster.validator import MMAP_STORAGE, Violation
-from vectorizer_engine.collection.types import MAX_DIMENSION, CollectionParams, Distance
-from vectorizer_engine.errors import CollectionNotFound, InvalidRequest
+from vectorizer_engine.collection.types import MAX_DIMENSION, CollectionParams, Distance, StorageType
+from vectorizer_engine.errors import ClusterConfigViolation, CollectionNotFound, InvalidRequest
 from vectorizer_engine.index.planner import WORTH_INDEXING
 from vectorizer_engine.index.quantized import EF_CONSTRUCTION, M
 
@@ -20,6 +20,16 @@ _create = msgspec.json.Decoder(CreateCollection)
 _update = msgspec.json.Decoder(UpdateCollection)
 _vector_params = msgspec.json.Decoder(VectorParams)
 _object = msgspec.json.Decoder(dict[str, Any])
+
+_STORAGE_OF_MEMORY = {
+    "cold": StorageType.MMAP,
+    "cached": StorageType.MEMORY,
+    "pinned": StorageType.MEMORY,
+}
+"""Qdrant's newer way to say it. There is nothing between mapped and on the heap here."""
+
+_REQUIRED: dict[str, Any] = {"vectors.on_disk": True, "vectors.memory": "cold"}
+"""What a cluster needs these to be, where they are set."""
 
 
 def list_collections(call: Call) -> Any:
@@ -45,7 +55,7 @@ def create_collection(call: Call) -> Any:
             'as in {"vectors": {"size": 384, "distance": "Cosine"}}'
         )
     vectors = decode(_vector_params, body.vectors, where="vectors")
-    _require_mapped_files(call, vectors.on_disk, vectors.memory, where="vectors")
+    storage = _wanted_storage(call, vectors) or _default_storage(call)
     if body.on_disk_payload is False:
         raise InvalidRequest("on_disk_payload is false: payloads are always kept on disk: leave it out")
     if not 1 <= vectors.size <= MAX_DIMENSION:
@@ -59,18 +69,24 @@ def create_collection(call: Call) -> Any:
         raise InvalidRequest(
             f"vectors.distance: {vectors.distance!r} is no distance: expected {', '.join(Distance)}"
         ) from None
-    params = CollectionParams(dimension=vectors.size, distance=distance)
+    params = CollectionParams(dimension=vectors.size, distance=distance, storage=storage)
     call.engine.store.create_collection(call.path["collection"], params)
     return True
 
 
 def update_collection(call: Call) -> Any:
-    """A door of the rules. What it lets pass states how things are anyway, so nothing changes."""
+    """What it lets pass states how things are anyway, so nothing changes."""
     body = decode(_update, call.body)
     for name, vectors in (body.vectors or {}).items():
         if name:
             raise InvalidRequest(f"vectors: named vectors are not supported, found {name!r}")
-        _require_mapped_files(call, vectors.on_disk, vectors.memory, where="vectors")
+        wanted = _wanted_storage(call, vectors)
+        if wanted not in (None, call.collection.params.storage):
+            raise InvalidRequest(
+                f"vectors.on_disk: collection '{call.collection.name}' keeps its vectors in "
+                f"{call.collection.params.storage} storage, which an update cannot change: create another collection, "
+                "or convert all of them with vectorizer --migrate-to-cluster"
+            )
     call.collection  # noqa: B018
     return True
 
@@ -94,7 +110,11 @@ def describe_collection(call: Call) -> Any:
         "segments_count": info.segments,
         "config": {
             "params": {
-                "vectors": {"size": info.params.dimension, "distance": info.params.distance, "on_disk": True},
+                "vectors": {
+                    "size": info.params.dimension,
+                    "distance": info.params.distance,
+                    "on_disk": info.params.storage is StorageType.MMAP,
+                },
                 "shard_number": 1,
                 "replication_factor": 1,
                 "write_consistency_factor": 1,
@@ -115,34 +135,55 @@ def describe_collection(call: Call) -> Any:
     }
 
 
-def _require_mapped_files(call: Call, on_disk: bool | None, memory: str | None, *, where: str) -> None:
-    """CLUSTER_001 at the door of a request: vectors that are to live in memory only."""
-    if memory not in (None, "cold", "cached", "pinned"):
-        raise InvalidRequest(f"{where}.memory: {memory!r} is not known: expected cold, or leave it out")
-    if on_disk is not False and memory in (None, "cold"):
-        return
-    path, value, required = (
-        (f"{where}.memory", memory, "cold")
-        if memory not in (None, "cold")
-        else (f"{where}.on_disk", False, True)
-    )
-    if not call.engine.config.cluster.enabled:
+def _default_storage(call: Call) -> StorageType:
+    """Where the vectors of a collection are that does not say it."""
+    config = call.engine.config
+    return StorageType.MMAP if config.cluster.enabled else config.storage.type
+
+
+def _wanted_storage(call: Call, vectors: VectorParams | VectorParamsDiff) -> StorageType | None:
+    """What a request says about where its vectors are to be. None: nothing. Raises ClusterConfigViolation."""
+    if vectors.memory not in (None, *_STORAGE_OF_MEMORY):
         raise InvalidRequest(
-            f"{path} is {_json(value)}: this release keeps vectors in memory-mapped files only: "
-            f"set it to {_json(required)} or leave it out"
+            f"vectors.memory: {vectors.memory!r} is not known: expected {' or '.join(_STORAGE_OF_MEMORY)}, "
+            "or leave it out"
         )
-    raise RuleViolated(
-        [
-            Violation(
-                code=MMAP_STORAGE.code,
-                rule=MMAP_STORAGE.name,
-                error_type=MMAP_STORAGE.error_type,
-                path=path,
-                current_value=value,
-                required_value=required,
-                fix=f"set {path} to {_json(required)} or leave it out",
-            )
-        ]
+    wanted: dict[str, tuple[Any, StorageType]] = {}
+    if vectors.on_disk is not None:
+        wanted["vectors.on_disk"] = (
+            vectors.on_disk,
+            StorageType.MMAP if vectors.on_disk else StorageType.MEMORY,
+        )
+    if vectors.memory is not None:
+        wanted["vectors.memory"] = (vectors.memory, _STORAGE_OF_MEMORY[vectors.memory])
+    storages = {storage for _, storage in wanted.values()}
+    if StorageType.MEMORY in storages and call.engine.config.cluster.enabled:
+        raise ClusterConfigViolation(
+            [
+                _memory_storage_asked_for(path, value)
+                for path, (value, storage) in wanted.items()
+                if storage is StorageType.MEMORY
+            ]
+        )
+    if len(storages) > 1:
+        raise InvalidRequest(
+            f"vectors.on_disk is {_json(vectors.on_disk)} and vectors.memory is {_json(vectors.memory)}, which "
+            "contradict each other: leave one of them out"
+        )
+    return next(iter(storages), None)
+
+
+def _memory_storage_asked_for(path: str, value: object) -> Violation:
+    """CLUSTER_001 at the door of a request."""
+    required = _REQUIRED[path]
+    return Violation(
+        code=MMAP_STORAGE.code,
+        rule=MMAP_STORAGE.name,
+        error_type=MMAP_STORAGE.error_type,
+        path=path,
+        current_value=value,
+        required_value=required,
+        fix=f"set {path} to {_json(required)} or leave it out",
     )
 
 

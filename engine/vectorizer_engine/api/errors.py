@@ -13,21 +13,12 @@ from typing import Any
 import msgspec
 
 from vectorizer_engine import errors
-from vectorizer_engine.cluster.validator import Violation
 
 logger = logging.getLogger(__name__)
 
 
 class ValidationFailed(errors.InvalidRequest):
     """A value of the right type outside its range, which Qdrant answers with 422 instead of 400."""
-
-
-class RuleViolated(errors.EngineError):
-    """A request that would break cluster rules."""
-
-    def __init__(self, violations: list[Violation]) -> None:
-        super().__init__("; ".join(violation.message for violation in violations))
-        self.violations = violations
 
 
 class HttpError(errors.EngineError):
@@ -43,7 +34,7 @@ RETRY_SOON = ((b"retry-after", b"1"),)
 
 STATUS_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ValidationFailed, 422),
-    (RuleViolated, 422),
+    (errors.ClusterConfigViolation, 422),
     (errors.CacheMemoryLimitExceeded, 422),
     (errors.InvalidRequest, 400),
     (errors.NotFound, 404),
@@ -86,7 +77,7 @@ def envelope(message: str, seconds: float) -> dict[str, Any]:
 
 def _details(error: Exception) -> dict[str, Any]:
     """The members that the violation of a rule adds to the envelope."""
-    if isinstance(error, RuleViolated):
+    if isinstance(error, errors.ClusterConfigViolation):
         first = error.violations[0]
         return {
             "error": first.error_type,

@@ -34,6 +34,8 @@ class Route:
     where: Where
     parameters: frozenset[str] = frozenset()
     """The query parameters that do something here; others are refused."""
+    makes_collections: bool = False
+    """Whether it can create, replace or change a collection, which makes it a door of the cluster rules."""
 
 
 @dataclass(slots=True)

@@ -58,6 +58,10 @@ def _write(method: str, pattern: str, handler: _Handler, parameters: frozenset[s
     )
 
 
+def _door(method: str, pattern: str, handler: _Handler) -> Route:
+    return replace(_write(method, pattern, handler, _TIMEOUT), makes_collections=True)
+
+
 ROUTES: tuple[Route, ...] = (
     _open("GET", "/", service.version),
     _open("GET", "/healthz", service.healthz),
@@ -67,8 +71,8 @@ ROUTES: tuple[Route, ...] = (
     _read("GET", "/cluster/memory", service.cluster_memory, _TIMEOUT),
     _read("GET", "/collections", collections.list_collections, _TIMEOUT),
     _read("GET", _C, collections.describe_collection, _TIMEOUT),
-    _write("PUT", _C, collections.create_collection, _TIMEOUT),
-    _write("PATCH", _C, collections.update_collection, _TIMEOUT),
+    _door("PUT", _C, collections.create_collection),
+    _door("PATCH", _C, collections.update_collection),
     _write("DELETE", _C, collections.delete_collection, _TIMEOUT),
     _read("GET", f"{_C}/exists", collections.collection_exists, _TIMEOUT),
     _write("PUT", _P, points.upsert_points),

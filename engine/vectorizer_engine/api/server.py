@@ -83,7 +83,11 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     watcher: FileWatcher | None = None
     try:
         opening = asyncio.to_thread(
-            VectorStore.open, config.storage.path, memory=memory, results=engine.results
+            VectorStore.open,
+            config.storage.path,
+            memory=memory,
+            results=engine.results,
+            mmap_only=config.cluster.enabled and skipped is None,
         )
         if not await _recover(engine, opening):
             serving.cancel()  # nothing was served, so nothing has to be finished

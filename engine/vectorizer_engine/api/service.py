@@ -66,6 +66,8 @@ def cluster_memory(call: Call) -> Any:
                 for (cache, reason), count in sorted(ledger.evictions.items())
             ],
         },
+        # Of memory storage, which a cluster does not have: on the heap, no cache, and not under the limit.
+        "memory_storage_bytes": _memory_storage_bytes(call.engine),
         "anonymous_rss_bytes": process.anonymous if process else None,
         "reclaimable_mapped_bytes": process.mapped if process else None,
         "request_bodies": {
@@ -73,6 +75,11 @@ def cluster_memory(call: Call) -> Any:
             "used_bytes": call.engine.request_memory.used,
         },
     }
+
+
+def _memory_storage_bytes(engine: Engine) -> int:
+    collections = engine.recovered.collections() if engine.recovered is not None else []
+    return sum(collection.heap_vector_bytes for collection in collections)
 
 
 class EngineCollector(Collector):
@@ -160,6 +167,11 @@ class EngineCollector(Collector):
                 "vectorizer_storage_bytes",
                 "Disk space of all collections.",
                 sum(info.disk_bytes for info in infos),
+            ),
+            (
+                "vectorizer_memory_storage_bytes",
+                "Vectors of memory storage: on the heap, and not under the cache limit.",
+                _memory_storage_bytes(self._engine),
             ),
             ("vectorizer_damaged_collections", "Collections that cannot be opened.", len(store.damaged)),
             (

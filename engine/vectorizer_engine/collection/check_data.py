@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,15 +59,27 @@ def check_data(path: Path) -> list[Problem]:
         lock = take_lock(path)
         try:
             check_format(path, _LookOnly())
-            folders = sorted((path / "collections").iterdir())
-            return [
-                problem
-                for folder in folders
-                if not folder.name.startswith(".")  # half-made or half-deleted: the next start removes it
-                for problem in _check_collection(folder)
-            ]
+            return [problem for folder in collection_folders(path) for problem in _check_collection(folder)]
         finally:
             os.close(lock)
+
+
+def collection_folders(path: Path) -> list[Path]:
+    """The folders of the collections in the data folder *path*, none where it has none. Raises OSError."""
+    root = path / "collections"
+    if not root.exists():
+        return []
+    # What begins with a dot is half-made or half-deleted: the next start removes it.
+    return sorted(folder for folder in root.iterdir() if not folder.name.startswith("."))
+
+
+def described_collections(path: Path) -> list[Description]:
+    """What the collections of the data folder *path* say of themselves, but for those that cannot be read."""
+    described = []
+    for folder in collection_folders(path):
+        with suppress(StoreCorrupt):  # `check_data` says it
+            described.append(read_description(folder))
+    return sorted(described, key=lambda each: each.name)
 
 
 def _check_collection(folder: Path) -> Iterator[Problem]:

@@ -73,6 +73,11 @@ class Collection:
             problems=problems,
         )
 
+    @property
+    def heap_vector_bytes(self) -> int:
+        """What memory storage keeps on the heap, outside of the cache limit. 0 where vectors are mapped."""
+        return sum(segment.heap_bytes for segment, _ in self._shard.view.segments())
+
     def upsert(
         self,
         ids: Sequence[PointId],

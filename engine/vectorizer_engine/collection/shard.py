@@ -69,7 +69,9 @@ class Shard:
         files, memory, dimension = environment.files, environment.memory, params.dimension
         self._indexes = SegmentIndexes(params.distance, memory=memory, files=files)
         with disk_errors(f"open {folder}"):
-            self._segments = FileSegmentStore(folder, dimension=dimension, memory=memory, files=files)
+            self._segments = FileSegmentStore(
+                folder, dimension=dimension, storage=params.storage, memory=memory, files=files
+            )
             manifest = self._segments.manifest
             self._log = FileLog(folder / "log", first=manifest.applied + 1, files=files)
         if self._log.next_number <= manifest.logged:

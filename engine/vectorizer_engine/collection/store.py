@@ -29,6 +29,7 @@ from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.shard import Shard, create_shard
+from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.errors import (
     CollectionExists,
@@ -77,9 +78,11 @@ class VectorStore:
         files: Files,
         limits: ShardLimits,
         results: AdvancedCache | None,
+        mmap_only: bool,
         lock: int,
     ) -> None:
         """Use `open`."""
+        self._mmap_only = mmap_only
         self._results = results
         self._root = path / "collections"
         self._files = files
@@ -100,12 +103,15 @@ class VectorStore:
         files: Files | None = None,
         limits: ShardLimits | None = None,
         results: AdvancedCache | None = None,
+        mmap_only: bool = False,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
         A collection that is damaged beyond what its other segments can stand in for is set apart: see
-        `damaged`. With *results*, the answers of searches are kept in it. Raises StoreLocked,
-        StoreVersionError, StorageFull, or StorageFailure where the folder cannot be used.
+        `damaged`. With *results*, the answers of searches are kept in it. With *mmap_only*, as in cluster mode,
+        collections in memory storage are refused: those that are to be made, and a folder that holds any.
+        Raises StoreLocked, StoreVersionError, ClusterConfigViolation, StorageFull, or StorageFailure where the
+        folder cannot be used.
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
@@ -123,6 +129,7 @@ class VectorStore:
                     files=files,
                     limits=limits or ShardLimits(),
                     results=results,
+                    mmap_only=mmap_only,
                     lock=lock,
                 )
                 store._recover()
@@ -137,8 +144,10 @@ class VectorStore:
         return dict(self._damaged)
 
     def create_collection(self, name: str, params: CollectionParams) -> Collection:
-        """Raises CollectionExists, InvalidRequest for a name that cannot be one."""
+        """Raises CollectionExists, InvalidRequest for a name that cannot be one, ClusterConfigViolation."""
         _check_name(name)
+        if self._mmap_only:
+            require_mmap_to_create(name, params.storage)
         with self._lock, disk_errors(f"create collection '{name}'"):
             self._check_usable()
             if name in self._open or name in self._damaged:
@@ -219,18 +228,29 @@ class VectorStore:
             raise StoreClosed("the store is shutting down: try again later")
 
     def _recover(self) -> None:
+        described: dict[Path, Description] = {}
+        leftovers: list[Path] = []
         for folder in sorted(self._root.iterdir()):
             if folder.name.startswith("."):
-                self._files.remove_tree(folder)
+                leftovers.append(folder)
                 continue
-            name = folder.name.rpartition(".")[0]
             try:
-                description = read_description(folder)
-                name = description.name
-                self._open_collection(name, description.params, folder)
+                described[folder] = read_description(folder)
             except StoreCorrupt as error:
-                logger.error("collection '%s' cannot be served: %s", name, error)
-                self._damaged[name] = str(error)
+                self._set_apart(folder.name.rpartition(".")[0], error)
+        if self._mmap_only:  # before anything is opened or changed
+            require_mmap_to_open({each.name: each.params.storage for each in described.values()})
+        for folder in leftovers:
+            self._files.remove_tree(folder)
+        for folder, description in described.items():
+            try:
+                self._open_collection(description.name, description.params, folder)
+            except StoreCorrupt as error:
+                self._set_apart(description.name, error)
+
+    def _set_apart(self, name: str, error: StoreCorrupt) -> None:
+        logger.error("collection '%s' cannot be served: %s", name, error)
+        self._damaged[name] = str(error)
 
     def _open_collection(self, name: str, params: CollectionParams, folder: Path) -> Collection:
         shard = Shard(folder / _SHARD, params, self._environment)

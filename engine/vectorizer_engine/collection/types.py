@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import InvalidRequest
 from vectorizer_engine.index.base import Distance, Vectors
 from vectorizer_engine.storage.keys import PointId
@@ -24,6 +25,7 @@ __all__ = [
     "Predicate",
     "Record",
     "Scored",
+    "StorageType",
 ]
 
 MAX_DIMENSION = 65_536
@@ -41,6 +43,7 @@ class CollectionParams:
 
     dimension: int
     distance: Distance
+    storage: StorageType = StorageType.MMAP
 
     def __post_init__(self) -> None:
         if not 1 <= self.dimension <= MAX_DIMENSION:

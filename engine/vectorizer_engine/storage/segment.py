@@ -8,7 +8,8 @@ A point's place in the segment is its offset; offsets are in key order (see `key
 written in their own order and a scroll reads forwards. Which offsets still count is not known here: the
 manifest keeps it, and the shard.
 
-Reading copies what it returns, and nothing is cached on the heap: the kernel keeps the pages that are used.
+Reading copies what it returns, and nothing is cached on the heap: the kernel keeps the pages that are used. In memory
+storage, which a cluster does not have, the vectors are read to the heap once, when the segment is opened.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import lmdb
 import msgspec
 import numpy as np
 
+from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.index.base import ApproximateIndex, Vectors
 from vectorizer_engine.storage.files import Files
@@ -199,8 +201,10 @@ class Segment:
     The files are let go when the last reader has gone.
     """
 
-    def __init__(self, folder: Path, *, id: int, dimension: int) -> None:
-        """Map the segment in *folder*. Raises StoreCorrupt where its files do not fit together.
+    def __init__(
+        self, folder: Path, *, id: int, dimension: int, storage: StorageType = StorageType.MMAP
+    ) -> None:
+        """Open the segment in *folder*. Raises StoreCorrupt where its files do not fit together, and OSError.
 
         The content is not read: see `verify_segment`.
         """
@@ -208,8 +212,10 @@ class Segment:
         self.id = id
         self.index: ApproximateIndex | None = None
         """Set once it is built. What is read before that is searched exactly."""
-        self.vectors = _map_vectors(folder / VECTORS_NAME, dimension)
+        self.vectors = _open_vectors(folder / VECTORS_NAME, dimension, storage)
         self.count = len(self.vectors)
+        self.heap_bytes = self.vectors.nbytes if storage is StorageType.MEMORY else 0
+        """What memory storage keeps of it outside of the cache limit."""
         path = folder / POINTS_NAME
         with _lmdb_errors(path):
             self._environment = lmdb.open(
@@ -306,8 +312,8 @@ class Segment:
             return offset
 
 
-def _map_vectors(path: Path, dimension: int) -> Vectors:
-    """The rows of a vectors file, mapped read-only."""
+def _open_vectors(path: Path, dimension: int, storage: StorageType) -> Vectors:
+    """The rows of a vectors file, mapped or read, read-only."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size + _CRC.size)
@@ -325,8 +331,21 @@ def _map_vectors(path: Path, dimension: int) -> Vectors:
                 )
             if size != _PAGE + 4 * dimension * count:
                 raise StoreCorrupt(f"{path} has {size} bytes, expected {_PAGE + 4 * dimension * count}")
+            if storage is StorageType.MEMORY:
+                return _read_vectors(file, count, dimension)
             mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
     except FileNotFoundError:
         raise StoreCorrupt(f"{path} is missing") from None
     mapping.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapping, np.float32, count * dimension, _PAGE).reshape(count, dimension)
+
+
+def _read_vectors(file: BinaryIO, count: int, dimension: int) -> Vectors:
+    try:
+        rows: Vectors = np.empty((count, dimension), np.float32)
+    except MemoryError:
+        raise OSError(errno.ENOMEM, f"no memory for {4 * count * dimension} bytes of vectors") from None
+    file.seek(_PAGE)
+    file.readinto(rows.data.cast("B"))  # type: ignore[attr-defined] # of a buffered reader: all of it
+    rows.flags.writeable = False
+    return rows

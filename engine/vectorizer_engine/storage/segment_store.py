@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import CacheMemoryLimitExceeded, StoreCorrupt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import Files
@@ -38,10 +39,19 @@ Batches = Iterable[tuple[Sequence[StoredPoint], Vectors]]
 class FileSegmentStore:
     """Segments in the folders of *folder*. `publish` is for one thread at a time, the rest for any."""
 
-    def __init__(self, folder: Path, *, dimension: int, memory: CacheMemoryManager, files: Files) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dimension: int,
+        storage: StorageType,
+        memory: CacheMemoryManager,
+        files: Files,
+    ) -> None:
         """Raises StoreCorrupt where the manifest cannot be read."""
         self._folder = folder
         self._dimension = dimension
+        self._storage = storage
         self._memory = memory
         self._files = files
         self._lock = threading.Lock()
@@ -127,7 +137,7 @@ class FileSegmentStore:
         return self._folder / "segments" / f"{number:08d}"
 
     def _open(self, number: int) -> Segment:
-        segment = Segment(self._path(number), id=number, dimension=self._dimension)
+        segment = Segment(self._path(number), id=number, dimension=self._dimension, storage=self._storage)
         # Twice: a write makes the next mask of live points while readers have the last one.
         needed = 2 * mask_bytes(segment.count)
         charge = self._memory.reserve(CacheType.METADATA, needed)

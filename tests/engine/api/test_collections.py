@@ -9,8 +9,6 @@ import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from tests.engine.fixtures import StartEngine
-
 VECTORS = {"size": 4, "distance": "Cosine"}
 
 
@@ -68,8 +66,7 @@ def test_an_existing_collection_is_not_created_again(client: QdrantClient) -> No
         ({"vectors": VECTORS, "shard_number": 2}, 400, "shard_number: 2 is not supported"),
         ({"vectors": VECTORS, "on_disk_payload": False}, 400, "payloads are always kept on disk"),
         ({"vectors": VECTORS, "hnsw_config": {"m": 16}}, 400, "hnsw_config is not supported"),
-        ({"vectors": VECTORS | {"on_disk": False}}, 400, "memory-mapped files only"),
-        ({"vectors": VECTORS | {"memory": "pinned"}}, 400, 'set it to "cold" or leave it out'),
+        ({"vectors": VECTORS | {"on_disk": True, "memory": "pinned"}}, 400, "contradict each other"),
     ],
 )
 def test_what_a_collection_cannot_be_is_refused_by_name(
@@ -88,37 +85,11 @@ def test_a_name_that_cannot_be_a_collections_is_refused(http: httpx.Client, name
     assert "name" in answer.json()["status"]["error"]
 
 
-def test_a_cluster_refuses_memory_storage_with_the_rules_body(make_engine: StartEngine) -> None:
-    with make_engine({"cluster": {"enabled": True}}).start().http() as http:
-        http.put("/collections/there", json={"vectors": VECTORS})
-        refusals = [
-            http.put("/collections/new", json={"vectors": VECTORS | {"on_disk": False}}),
-            http.patch("/collections/there", json={"vectors": {"": {"on_disk": False}}}),
-            http.put("/collections/new", json={"vectors": VECTORS | {"memory": "pinned"}}),
-        ]
-        metrics = http.get("/metrics").text
-
-    for answer in refusals:
-        body = answer.json()
-        assert answer.status_code == 422
-        assert body["error"] == "ClusterConfigViolation"
-        assert body["code"] == "CLUSTER_001"
-        assert body["message"] == body["status"]["error"]
-        assert body["time"] >= 0
-    assert refusals[0].json()["details"] == {
-        "violation": "vectors.on_disk",
-        "current_value": False,
-        "required_value": True,
-        "fix": "set vectors.on_disk to true or leave it out",
-    }
-    assert 'vectorizer_cluster_config_violations_total{type="ClusterConfigViolation"} 3.0' in metrics
-
-
 @pytest.mark.parametrize(
     ("body", "says"),
     [
         ({"vectors": {"a": {}}}, "named vectors are not supported"),
-        ({"vectors": {"": {"on_disk": False}}}, "memory-mapped files only"),
+        ({"vectors": {"": {"on_disk": False}}}, "in mmap storage, which an update cannot change"),
         ({"optimizers_config": {"indexing_threshold": 1}}, "optimizers_config is not supported"),
     ],
 )

@@ -118,15 +118,19 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_command_says_so_in_words_in_json_and_by_its_status(folder: Path) -> None:
-    assert run(str(folder)) == (0, f"{folder}: everything is as it was written\n")
-    assert json.loads(run(str(folder), "-o", "json")[1]) == {"problems": []}
+    described = "".join(f"{name}: dimension 4, Dot, mmap storage\n" for name in ("large", "small"))
+    assert run(str(folder)) == (0, f"{described}{folder}: everything is as it was written\n")
+    report = json.loads(run(str(folder), "-o", "json")[1])
+    assert report["problems"] == []
+    shown = {"dimension": 4, "distance": "Dot", "storage": "mmap"}
+    assert report["collections"] == [{"name": "large", **shown}, {"name": "small", **shown}]
     (manifest,) = folder.glob("collections/small.*/shard-0/MANIFEST")
     manifest.write_bytes(b"")
     status, words = run(str(folder))
     assert status == 1
     assert (
-        words
-        == f"small: {manifest} fails its checksum: restore the collection from a snapshot\n{folder}: 1 problem(s)\n"
+        words == f"{described}small: {manifest} fails its checksum: restore the collection from a snapshot\n"
+        f"{folder}: 1 problem(s)\n"
     )
     status, text = run(str(folder), "-o", "json")
     assert (status, json.loads(text)["problems"][0]["collection"]) == (1, "small")
