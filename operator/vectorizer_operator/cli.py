@@ -66,6 +66,14 @@ ctl_main = click.version_option(package_name="vectorizer-operator", prog_name="v
                 "vectorizer_operator.ctl.plan:plan_command",
                 "Show what applying a file would change, and which pods restart.",
             ),
+            "status": (
+                "vectorizer_operator.ctl.status:status_command",
+                "Show a cluster: conditions, pods, memory, collections.",
+            ),
+            "why": (
+                "vectorizer_operator.ctl.why:why_command",
+                "Say what is in a cluster's way, and what to do.",
+            ),
             "crd": ("vectorizer_operator.ctl.crd:crd_command", "Print the CustomResourceDefinition."),
             "local": (
                 "vectorizer_operator.local.cli:local",

@@ -7,6 +7,7 @@ import click
 import yaml
 
 from vectorizer_operator.api import GROUP, KIND
+from vectorizer_operator.ctl import formats
 from vectorizer_operator.ctl.documents import STDIN, read
 from vectorizer_operator.ctl.report import Report, examine
 
@@ -15,7 +16,12 @@ from vectorizer_operator.ctl.report import Report, examine
 @click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("-f", "--filename", "named", multiple=True, help="As FILE, for those used to kubectl.")
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "yaml", "sarif", "junit"]),
+    default="text",
+    show_default=True,
+    help="sarif and junit are for pipelines: findings in code scanning, clusters in test reports.",
 )
 def validate(files: tuple[str, ...], named: tuple[str, ...], output: str) -> None:
     """Check the VectorizerClusters in files, folders, or standard input (-) against the cluster rules.
@@ -31,6 +37,10 @@ def validate(files: tuple[str, ...], named: tuple[str, ...], output: str) -> Non
         say(report)
     elif output == "json":
         click.echo(json.dumps(report.model_dump(mode="json"), indent=2))
+    elif output == "sarif":
+        click.echo(json.dumps(formats.sarif(report), indent=2))
+    elif output == "junit":
+        click.echo(formats.junit(report), nl=False)
     else:
         click.echo(yaml.safe_dump(report.model_dump(mode="json"), sort_keys=False), nl=False)
     sys.exit(report.exit_status)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,7 +13,7 @@ import aiohttp
 from vectorizer_operator.api import FIELD_MANAGER
 from vectorizer_operator.kube.connection import Connection
 from vectorizer_operator.kube.errors import Unreachable, error_of
-from vectorizer_operator.kube.resources import Resource
+from vectorizer_operator.kube.resources import PODS, Resource
 
 REQUEST_TIMEOUT = 15.0
 """Seconds for one request: longer than any healthy answer, shorter than a Lease."""
@@ -60,6 +60,13 @@ class KubeClient:
         return [
             {"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in answer["items"]
         ]
+
+    async def ask_pod(
+        self, name: str, path: str, *, namespace: str, port: int, headers: Mapping[str, str]
+    ) -> Object:
+        """What a pod answers to GET *path*, asked by the API server in our name: the right is `get` on pods/proxy."""
+        proxy = PODS.path(namespace=namespace, name=f"{name}:{port}", subresource="proxy")
+        return await self._request("GET", proxy + path, headers=headers)
 
     async def create(self, resource: Resource, manifest: Mapping[str, Any]) -> Object:
         namespace = manifest["metadata"].get("namespace")
@@ -119,6 +126,7 @@ class KubeClient:
         *,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Object:
         url = f"{self._server}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
@@ -126,7 +134,7 @@ class KubeClient:
                 method,
                 url,
                 data=None if body is None else json.dumps(body).encode(),
-                headers={"Accept": "application/json", "Content-Type": content_type},
+                headers={"Accept": "application/json", "Content-Type": content_type, **headers},
                 timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
             ) as response:
                 content = await response.read()

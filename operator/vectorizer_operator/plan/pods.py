@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vectorizer_operator.api.constants import CONTAINER
+from vectorizer_operator.api.constants import CONTAINER, PORT_NAME
 from vectorizer_operator.plan.model import Object
 
 REVISION_LABEL = "controller-revision-hash"
@@ -46,6 +46,16 @@ class Pod:
             if container["name"] == CONTAINER:
                 image: str = container["image"]
                 return image
+        return None
+
+    @property
+    def port(self) -> int | None:
+        """Where the engine listens."""
+        for container in self.object["spec"]["containers"]:
+            for port in container.get("ports", ()):
+                if container["name"] == CONTAINER and port.get("name") == PORT_NAME:
+                    number: int = port["containerPort"]
+                    return number
         return None
 
     @property

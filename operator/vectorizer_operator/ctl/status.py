@@ -1,0 +1,152 @@
+"""`vectorizerctl status`: a cluster at a glance: its conditions, its pods, and what each engine says of itself.
+
+An engine is asked through the API server (pods/proxy), which reaches pods wherever kubectl reaches it, and past the
+cluster's NetworkPolicy. What cannot be had (a right, a pod that does not answer) is said in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from vectorizer_operator.api import CLUSTER_LABEL
+from vectorizer_operator.api.constants import PORT
+from vectorizer_operator.ctl.live import ask, asks_kubernetes
+from vectorizer_operator.kube.client import KubeClient, Object
+from vectorizer_operator.kube.errors import ApiError
+from vectorizer_operator.kube.resources import CLUSTERS, PODS, SECRETS
+from vectorizer_operator.plan.pods import Pod
+
+MOST_COLLECTIONS = 50
+"""So many are asked about their points; a cluster may have thousands."""
+
+
+@click.command("status")
+@click.argument("name")
+@asks_kubernetes
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def status_command(name: str, namespace: str | None, context: str | None, output: str) -> None:
+    """Show the cluster NAME: conditions, pods, memory by component, collections.
+
+    Needs the rights to get vectorizerclusters and list pods; for memory and collections, to get pods/proxy, and where
+    an API key is set, the Secret with it. Exit status: 0 it was shown, 2 it could not be.
+    """
+    found = ask(lambda client, default: _look(client, name, namespace=namespace or default), context=context)
+    click.echo(json.dumps(found, indent=2) if output == "json" else "\n".join(_lines(found)))
+
+
+async def _look(client: KubeClient, name: str, *, namespace: str) -> Object:
+    cluster, pods = await asyncio.gather(
+        client.get(CLUSTERS, name, namespace=namespace),
+        client.list(PODS, namespace=namespace, label_selector=f"{CLUSTER_LABEL}={name}"),
+    )
+    status = cluster.get("status") or {}
+    headers = await _key(client, cluster["spec"], namespace=namespace)
+    engines = await asyncio.gather(*(_engine(client, Pod(pod), headers) for pod in pods))
+    return {
+        "namespace": namespace,
+        "name": name,
+        "upToDate": status.get("observedGeneration") == cluster["metadata"]["generation"],
+        "endpoint": status.get("endpoint"),
+        "currentVersion": status.get("currentVersion"),
+        "conditions": status.get("conditions") or [],
+        "pods": sorted(engines, key=lambda engine: str(engine["name"])),
+    }
+
+
+async def _key(client: KubeClient, spec: Mapping[str, Any], *, namespace: str) -> Mapping[str, str] | str:
+    """The header with the cluster's API key, or why there is none to be had."""
+    reference = (spec.get("auth") or {}).get("apiKeySecretRef")
+    if not reference:
+        return {}
+    try:
+        secret = await client.get(SECRETS, reference["name"], namespace=namespace)
+        key = base64.b64decode(secret["data"][reference["key"]]).decode()
+    except (ApiError, KeyError, ValueError) as error:
+        said = error.message if isinstance(error, ApiError) else f"it has no key {reference['key']}"
+        return f"the API key is not to be had from Secret {reference['name']}: {said}"
+    return {"api-key": key}
+
+
+async def _engine(client: KubeClient, pod: Pod, headers: Mapping[str, str] | str) -> Object:
+    found: Object = {"name": pod.name, "ready": pod.ready, "image": pod.image}
+    if not pod.ready:
+        found["trouble"] = pod.trouble()
+        return found
+    if isinstance(headers, str):
+        found["trouble"] = headers
+        return found
+    try:
+        found["memory"], found["collections"] = await asyncio.gather(
+            _ask(client, pod, "/cluster/memory", headers), _collections(client, pod, headers)
+        )
+    except ApiError as error:
+        found["trouble"] = f"the engine was not to be asked: {error.message or error}"
+    return found
+
+
+async def _collections(client: KubeClient, pod: Pod, headers: Mapping[str, str]) -> Object:
+    answer = await _ask(client, pod, "/collections", headers)
+    names = sorted(each["name"] for each in answer["result"]["collections"])
+    about = await asyncio.gather(
+        *(_ask(client, pod, f"/collections/{name}", headers) for name in names[:MOST_COLLECTIONS]),
+        return_exceptions=True,
+    )
+    # One that was deleted since is one less.
+    shown = {
+        name: {key: each["result"].get(key) for key in ("status", "points_count", "segments_count")}
+        for name, each in zip(names, about, strict=False)
+        if isinstance(each, dict)
+    }
+    return {"count": len(names), "shown": shown}
+
+
+async def _ask(client: KubeClient, pod: Pod, path: str, headers: Mapping[str, str]) -> Object:
+    metadata = pod.object["metadata"]
+    return await client.ask_pod(
+        pod.name, path, namespace=metadata["namespace"], port=pod.port or PORT, headers=headers
+    )
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{found['namespace']}/{found['name']}  {found['endpoint'] or ''}".rstrip()
+    if not found["upToDate"]:
+        yield "  the operator has not looked at the newest spec yet; what follows is about an older one"
+    for condition in found["conditions"]:
+        yield f"  {condition['type']:<20} {condition['status']:<7} {condition['reason']}: {condition['message']}"
+    for pod in found["pods"]:
+        yield f"  pod {pod['name']}: {'ready' if pod['ready'] else 'not ready'}, {pod['image']}"
+        if "trouble" in pod:
+            yield f"    {pod['trouble']}"
+        if "memory" in pod:
+            yield from _memory(pod["memory"])
+        if "collections" in pod:
+            yield from _collection_lines(pod["collections"])
+
+
+def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
+    ledger = memory["ledger"]
+    used, limit = ledger["used_bytes"], ledger["limit_bytes"]
+    by_cache = ", ".join(f"{cache} {_size(used)}" for cache, used in sorted(ledger["by_cache"].items()))
+    yield f"    caches {_size(used)} of {_size(limit)} ({used / limit:.0%}): {by_cache}"
+    own, mapped = memory.get("anonymous_rss_bytes"), memory.get("reclaimable_mapped_bytes")
+    if own is not None and mapped is not None:
+        yield f"    process {_size(own)} of its own, {_size(mapped)} mapped and reclaimable"
+
+
+def _collection_lines(collections: Mapping[str, Any]) -> Iterator[str]:
+    shown = collections["shown"]
+    yield f"    {collections['count']} collections"
+    for name, each in shown.items():
+        yield f"      {name}: {each['status']}, {each['points_count']} points, {each['segments_count']} segments"
+    if collections["count"] > MOST_COLLECTIONS:
+        yield f"      and {collections['count'] - MOST_COLLECTIONS} more"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1024**2:.1f} MiB"
