@@ -53,7 +53,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def write_manifest(folder: Path, manifest: Manifest, *, files: Files) -> None:
-    """Make *manifest* the durable one of *folder*. Raises OSError, after which the old one still counts."""
+    """Make *manifest* the durable one of *folder*.
+
+    Raises OSError. Then either of the two may be there: the disk may have failed after it was put in its place.
+    """
     body = msgspec.msgpack.encode(manifest)
     files.replace_file(folder / MANIFEST_NAME, _MAGIC + _CHECKSUM.pack(google_crc32c.value(body)) + body)
 

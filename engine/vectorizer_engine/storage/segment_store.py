@@ -56,6 +56,7 @@ class FileSegmentStore:
         self._files = files
         self._lock = threading.Lock()
         self._charges: dict[Segment, Charge] = {}
+        self._in_doubt: set[int] = set()
         self.manifest = read_manifest(folder)
         self._next = self.manifest.next_segment
 
@@ -104,7 +105,10 @@ class FileSegmentStore:
             raise
 
     def publish(self, segments: Iterable[tuple[Segment, LiveMask]], *, applied: int, logged: int) -> None:
-        """Make *segments* the durable content of the shard. Raises OSError; then the old content counts."""
+        """Make *segments* the durable content of the shard.
+
+        Raises OSError. Then the old content counts; after a crash it may be the new one, which means the same.
+        """
         manifest = msgspec.structs.replace(
             self.manifest,
             applied=applied,
@@ -115,16 +119,19 @@ class FileSegmentStore:
                 for segment, live in segments
             ),
         )
-        write_manifest(self._folder, manifest, files=self._files)
-        self.manifest = manifest
+        self._replace_manifest(manifest)
 
     def discard(self, segment: Segment) -> None:
-        """Remove a segment that the manifest does not name. Those who still read it may go on."""
+        """Remove a segment that the manifest does not name. Those who still read it may go on.
+
+        Where a manifest that names it may be the durable one, its files stay until another one is for certain.
+        """
         with self._lock:
             charge = self._charges.pop(segment, None)  # none where the store was closed meanwhile
         if charge is not None:
             charge.release()
-        self._files.remove_tree(segment.folder)
+        if segment.id not in self._in_doubt:
+            self._files.remove_tree(segment.folder)
 
     def close(self) -> None:
         """Give back what was reserved for the segments."""
@@ -132,6 +139,16 @@ class FileSegmentStore:
             for charge in self._charges.values():
                 charge.release()
             self._charges.clear()
+
+    def _replace_manifest(self, manifest: Manifest) -> None:
+        """Raises OSError. The disk may have failed when the new manifest was already in its place."""
+        named = {entry.id for entry in manifest.segments}
+        self._in_doubt |= named - {entry.id for entry in self.manifest.segments}
+        write_manifest(self._folder, manifest, files=self._files)
+        self.manifest = manifest
+        for number in self._in_doubt - named:
+            self._files.remove_tree(self._path(number))
+        self._in_doubt.clear()
 
     def _path(self, number: int) -> Path:
         return self._folder / "segments" / f"{number:08d}"

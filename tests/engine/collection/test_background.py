@@ -49,7 +49,7 @@ def test_a_segment_that_lost_much_is_rewritten_by_itself() -> None:
 def test_jobs_run_in_order_and_a_failing_one_stops_none() -> None:
     maintenance = Maintenance()
     done: list[int] = []
-    finished = threading.Event()
+    sealed, merged = threading.Event(), threading.Event()
 
     def fail() -> None:
         raise ValueError("a job that fails")
@@ -57,9 +57,11 @@ def test_jobs_run_in_order_and_a_failing_one_stops_none() -> None:
     maintenance.seal(lambda: done.append(1))
     maintenance.seal(fail)
     maintenance.seal(lambda: done.append(2))
-    maintenance.merge_later(0.01, finished.set)
+    maintenance.merge_later(0.01, merged.set)
     maintenance.seal(lambda: done.append(3))
-    assert finished.wait(10)
+    maintenance.seal(sealed.set)
+    assert sealed.wait(10)
+    assert merged.wait(10)
     maintenance.close()
     maintenance.close()
     maintenance.seal(lambda: done.append(4))

@@ -338,6 +338,36 @@ def test_many_writers_share_the_fsyncs(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_disk_that_fails_right_after_a_manifest_is_in_its_place_loses_nothing(tmp_path: Path) -> None:
+    """What is found at the next start is either manifest, so the segments of both have to be there."""
+
+    class DyingDisk(FailingDisk):
+        dies = False
+
+        def sync_folder(self, folder: Path) -> None:
+            if self.dies and self.calls[-1] == "rename MANIFEST":
+                self.fail_after = 0
+            super().sync_folder(folder)
+
+    disk = DyingDisk()
+    store = open_store(tmp_path, files=disk)
+    collection = store.create_collection("c", params())
+    disk.dies = True
+    model = {}
+    while disk.fail_after is None:
+        seed = len(model)
+        try:
+            collection.upsert([seed], vectors_of([seed]), [{"seed": seed}])
+        except StorageFull:
+            break
+        model[seed] = (vectors_of([seed])[0], {"seed": seed})
+    store.close()
+    store = open_store(tmp_path)
+    assert_same(everything(store.collection("c")), model)
+    assert store.collection("c").info().problems == ()
+    store.close()
+
+
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, StorageFull), (errno.EIO, StorageFailure)])
 def test_a_disk_that_fails_at_any_call_loses_nothing_acknowledged(
     tmp_path: Path, number: int, error: type[Exception]
