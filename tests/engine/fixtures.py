@@ -34,9 +34,13 @@ class EngineProcess:
         config: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         arguments: tuple[str, ...] = (),
+        run_by: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """*config* is laid over a configuration with a free port and `folder/data`."""
+        """*config* is laid over a configuration with a free port and `folder/data`.
+
+        *run_by* is a command that becomes the engine, such as nsenter with its options.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.data = folder / "data"
@@ -49,7 +53,7 @@ class EngineProcess:
         for section, fields in (config or {}).items():
             sections.setdefault(section, {}).update(fields)
         self.config_file.write_text(yaml.safe_dump(sections))
-        self._arguments = arguments
+        self._command = [*run_by, str(VECTORIZER), "serve", "--config", str(self.config_file), *arguments]
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -83,7 +87,7 @@ class EngineProcess:
         """Start it without waiting."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(VECTORIZER), "serve", "--config", str(self.config_file), *self._arguments],
+                self._command,
                 stdout=log,
                 stderr=log,
                 env=self._environment,

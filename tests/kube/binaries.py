@@ -75,9 +75,9 @@ TOOLS = (
     _installed("helm", "helm.sh/helm/v4/cmd/helm@v4.3.1", 150),
     # Without service discovery, whose clients of every cloud nobody here needs.
     _installed(
-        "promtool", "github.com/prometheus/prometheus/cmd/promtool@v0.316.0", 100, tags="remove_all_sd"
+        "promtool", "github.com/prometheus/prometheus/cmd/promtool@v0.316.0", 75, tags="remove_all_sd"
     ),
-    _installed("versitygw", "github.com/versity/versitygw/cmd/versitygw@v1.8.0", 100),
+    _installed("versitygw", "github.com/versity/versitygw/cmd/versitygw@v1.8.0", 50),
 )
 
 

@@ -1,12 +1,14 @@
-"""The background work of a store: one thread that seals heads, and one that merges segments and builds indexes,
-for all collections together. Sealing has its own thread because writers wait for it.
+"""The background work of a store: one thread that seals heads, one that merges segments and builds indexes, and one
+that opens indexes again, for all collections together. Sealing has its own thread because writers wait for it, opening
+because searches are slower until it is done.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +43,7 @@ class Maintenance:
         self._holders: set[HoldsHead] = set()
         self._seal = _Worker("seal")
         self._merge = _Worker("merge")
+        self._open = _Worker("open")
 
     def register(self, holder: HoldsHead) -> None:
         """From now on `relieve` may flush *holder*."""
@@ -51,65 +54,82 @@ class Maintenance:
         with self._lock:
             self._holders.discard(holder)
 
-    def relieve(self) -> None:
-        """Have the head sealed that holds the most memory, because somebody needs it."""
+    def relieve(self, *, at_least: int = 1) -> None:
+        """Have the head sealed that holds the most memory, if it is *at_least* so much: somebody needs it."""
         with self._lock:
             largest = max(self._holders, key=lambda holder: holder.head_bytes, default=None)
-        if largest is not None and largest.head_bytes:
+        if largest is not None and largest.head_bytes >= at_least:
             largest.flush()
 
     def seal(self, job: Job) -> None:
         self._seal.submit(job)
 
+    def seal_later(self, seconds: float, job: Job) -> None:
+        """`seal`, but not before *seconds* have passed."""
+        self._seal.submit(job, after=seconds)
+
     def merge(self, job: Job) -> None:
         self._merge.submit(job)
 
+    def open(self, job: Job) -> None:
+        self._open.submit(job)
+
     def merge_later(self, seconds: float, job: Job) -> None:
         """`merge`, but not before *seconds* have passed."""
-        timer = threading.Timer(seconds, self._merge.submit, (job,))
-        timer.daemon = True
-        timer.start()
+        self._merge.submit(job, after=seconds)
 
     def close(self) -> None:
         """Return when nothing runs any more. What has not begun is dropped: recovery does it again."""
         self.stopping.set()
         deadline = time.monotonic() + STOP_SECONDS
-        for worker in (self._seal, self._merge):
+        for worker in (self._seal, self._merge, self._open):
             worker.close(deadline)
 
 
 class _Worker:
-    """A thread that carries out jobs one after the other. It starts with the first of them."""
+    """A thread that carries out jobs one after the other, when they are due. It starts with the first of them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        # A heap by when a job is due; of those due together, the one that came first.
+        self._jobs: list[tuple[float, int, Job]] = []
+        self._order = itertools.count()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, job: Job) -> None:
-        with self._lock:
+    def submit(self, job: Job, *, after: float = 0.0) -> None:
+        with self._changed:
             if self._closed:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
-            self._jobs.put(job)
+            heapq.heappush(self._jobs, (time.monotonic() + after, next(self._order), job))
+            self._changed.notify()
 
     def close(self, deadline: float) -> None:
-        with self._lock:
+        with self._changed:
             self._closed = True
+            self._jobs.clear()
+            self._changed.notify()
             thread = self._thread
         if thread is not None:
-            self._jobs.put(None)
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _next(self) -> Job | None:
+        """Wait for the next job that is due. None at the end."""
+        with self._changed:
+            while not self._closed:
+                wait = self._jobs[0][0] - time.monotonic() if self._jobs else None
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._jobs)[2]
+                self._changed.wait(wait)
+            return None
 
     def _work(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        while (job := self._jobs.get()) is not None:
-            if self._closed:
-                continue
+        while (job := self._next()) is not None:
             try:
                 job()
             except Exception:

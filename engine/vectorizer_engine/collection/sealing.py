@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 _MEMORY_PATIENCE = 30.0
 """Seconds for which a write waits for heads to be sealed before it gives up."""
 
+_RETRY_SECONDS = 1.0
+"""After so long it is tried again to seal a head that could not be sealed: the disk may have space by then."""
+
 
 @dataclass(slots=True)
 class _SealedHead:
@@ -60,7 +63,7 @@ class Sealing:
         self._condition = threading.Condition()
         self._heads: deque[_SealedHead] = deque()
         self._error: tuple[type[EngineError], str] | None = None
-        self._tried = 0.0
+        self._retrying = False
 
     @property
     def busy(self) -> bool:
@@ -104,13 +107,10 @@ class Sealing:
                 sealed.charge.release()
 
     def _check(self) -> None:
-        """Pass on why heads cannot be sealed, and try again: the disk may have space by now."""
+        """Pass on why heads cannot be sealed."""
         if not self._is_running():
             raise StoreClosed("the store is shutting down: send the write again later")
         if self._error is not None:
-            if time.monotonic() - self._tried > 1.0:
-                self._tried = time.monotonic()
-                self._maintenance.seal(self._run)
             kind, reason = self._error
             raise kind(reason)
 
@@ -127,12 +127,7 @@ class Sealing:
                 return
             except EngineError as error:
                 # Its words only: the error itself would keep alive all that the failed job had in hand.
-                kind, reason = type(error), str(error)
-                logger.error("%s; writes wait", reason)
-                with self._condition:
-                    self._error = (StorageFull if kind is StorageFull else StorageFailure, reason)
-                    self._tried = time.monotonic()
-                    self._condition.notify_all()
+                self._fail(StorageFull if isinstance(error, StorageFull) else StorageFailure, str(error))
                 return
             oldest.charge.release()
             self._compaction.schedule()  # first, or the shard would seem to be at rest for a moment
@@ -140,3 +135,20 @@ class Sealing:
                 self._heads.popleft()
                 self._error = None
                 self._condition.notify_all()
+
+    def _fail(self, kind: type[EngineError], reason: str) -> None:
+        """Tell the writers that wait, and try again."""
+        with self._condition:
+            if self._error != (kind, reason):
+                logger.error("%s; trying again until it works", reason)
+            self._error = kind, reason
+            self._condition.notify_all()
+            if self._retrying:
+                return
+            self._retrying = True
+        self._maintenance.seal_later(_RETRY_SECONDS, self._retry)
+
+    def _retry(self) -> None:
+        with self._condition:
+            self._retrying = False
+        self._run()

@@ -1,0 +1,129 @@
+"""A volume that is really full: writes get 507, reads go on, and freed space is used without a restart."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.fixtures import EngineProcess
+
+VOLUME_BYTES = 48 * 1024**2
+SPARE_BYTES = 1024**2
+HEAD_POINTS = 16_384
+BATCH = 1024
+TEXT = "x" * 500
+
+
+class Volume:
+    """A tmpfs of its own size that only processes see which are started by `enter`. It outlives them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        mount = f"mount -t tmpfs -o size={VOLUME_BYTES} volume '{folder}' && echo mounted && exec sleep 600"
+        self._folder = folder
+        self._holder = subprocess.Popen(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def mounted(self) -> bool:
+        assert self._holder.stdout is not None
+        return self._holder.stdout.readline() == "mounted\n"
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        target = ("--target", str(self._holder.pid))
+        return ("nsenter", *target, "--user", "--preserve-credentials", "--mount")
+
+    def run(self, command: str) -> None:
+        subprocess.run([*self.enter, "sh", "-c", f"cd '{self._folder}' && {command}"], check=True)
+
+    def close(self) -> None:
+        self._holder.kill()
+        self._holder.communicate()
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Volume]:
+    try:
+        made = Volume(tmp_path / "volume")
+    except FileNotFoundError:
+        pytest.skip("needs util-linux")
+    if not made.mounted:
+        made.close()
+        pytest.skip("this user may not mount a volume, not even for itself")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(volume: Volume, tmp_path: Path) -> Iterator[EngineProcess]:
+    data = {"storage": {"path": str(tmp_path / "volume" / "data")}}
+    made = EngineProcess(tmp_path / "engine", data, run_by=volume.enter)
+    yield made
+    made.close()
+
+
+def upsert(http: httpx.Client, first: int, count: int = BATCH) -> httpx.Response:
+    ids = list(range(first, first + count))
+    batch: dict[str, Any] = {
+        "ids": ids,
+        "vectors": [[number, 1, 2, 3] for number in ids],
+        "payloads": [{"n": number, "text": TEXT} for number in ids],
+    }
+    return http.put("/collections/c/points", json={"batch": batch})
+
+
+def count(http: httpx.Client) -> int:
+    found: int = http.post("/collections/c/points/count", json={}).json()["result"]["count"]
+    return found
+
+
+def test_a_full_volume_refuses_writes_and_no_reads_until_space_is_freed(
+    engine: EngineProcess, volume: Volume
+) -> None:
+    engine.start()
+    with engine.http() as http:
+        http.put("/collections/c", json={"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
+        written = 0
+        while written < HEAD_POINTS - BATCH:
+            upsert(http, written).raise_for_status()
+            written += BATCH
+        # So much is left that writes go on for a while, and that the head's segment does not fit.
+        volume.run(
+            f"head -c $(($(df --output=avail -B1 . | tail -1) - {4 * SPARE_BYTES})) /dev/zero > filler"
+        )
+        while (answer := upsert(http, written)).is_success:
+            written += BATCH
+        assert answer.status_code == 507
+        assert "the disk is full" in answer.json()["status"]["error"]
+        assert written >= HEAD_POINTS
+        engine.wait_until(lambda: "cannot seal a segment" in engine.log, "sealing")
+        assert count(http) == written
+        query = {"query": [1, 0, 0, 0], "limit": 1}
+        [best] = http.post("/collections/c/points/query", json=query).json()["result"]["points"]
+        assert best["id"] == written - 1
+        assert http.get("/readyz").is_success
+
+        volume.run("rm filler")
+        engine.wait_until(lambda: upsert(http, written).is_success, "writable")
+        written += BATCH
+        engine.wait_until(lambda: status(http) == "green", "sealed")
+        assert count(http) == written
+    engine.kill()
+    with engine.start().http() as http:
+        assert count(http) == written
+        assert status(http) in ("green", "yellow")
+
+
+def status(http: httpx.Client) -> str:
+    found: str = http.get("/collections/c").json()["result"]["status"]
+    return found
