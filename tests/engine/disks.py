@@ -69,6 +69,10 @@ class FailingDisk(Files):
         self._may_fail(f"rename {target.name}")
         super().rename(source, target)
 
+    def link(self, source: Path, target: Path) -> None:
+        self._may_fail(f"link {target.name}")
+        super().link(source, target)
+
 
 class ForgetfulDisk(Files):
     """Knows what a power failure would leave: content as of each file's last fsync, names as of each folder's.

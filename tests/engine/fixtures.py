@@ -91,7 +91,7 @@ class EngineProcess:
                 stdout=log,
                 stderr=log,
                 env=self._environment,
-                preexec_fn=_die_with_the_tests,
+                preexec_fn=die_with_the_tests,
             )
 
     def answers(self, path: str) -> bool:
@@ -196,7 +196,7 @@ def free_port() -> int:
         return port
 
 
-def _die_with_the_tests() -> None:
+def die_with_the_tests() -> None:
     """Linux ends the engine when the thread that started it ends, however the tests end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,10 +175,16 @@ class CloudStore:
             raise StoreUnsuitable(f"the store {url} cannot be opened: {_first_line(error)}") from error
 
     def create(self, name: str, data: bytes) -> None:
-        self._call(lambda: obstore.put(self._store, name, data, mode="create", use_multipart=False))
+        self._put(name, data, mode="create", use_multipart=False)
 
     def upload(self, name: str, file: Path) -> None:
-        self._call(lambda: obstore.put(self._store, name, file, max_concurrency=4))
+        self._put(name, file, max_concurrency=4)
+
+    def _put(self, name: str, content: bytes | Path, **options: Any) -> None:
+        try:
+            self._call(lambda: obstore.put(self._store, name, content, **options))
+        except ObjectMissing as error:
+            raise Refused(f"{error}: make the bucket first") from error
 
     def read(self, name: str) -> bytes:
         return self._call(lambda: bytes(obstore.get(self._store, name).bytes()))
@@ -210,9 +217,23 @@ class CloudStore:
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise Refused(f"{_first_line(error)}: check the credentials of the store") from error
         except exceptions.BaseError as error:
-            raise OSError(_first_line(error)) from error
+            raise (Refused if _is_final(error) else OSError)(_first_line(error)) from error
+
+
+_STATUS = re.compile(r"status code: (\d+)")
+_REASON = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)
+_WORTH_REPEATING = {408, 409, 425, 429}
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the store found the request itself wrong. obstore keeps the status in its text alone."""
+    status = _STATUS.search(str(error))
+    return status is not None and 400 <= int(status[1]) < 500 and int(status[1]) not in _WORTH_REPEATING
 
 
 def _first_line(error: Exception) -> str:
-    """What obstore says, without its dump of the request."""
-    return str(error).partition("\n")[0]
+    """What obstore says and the store's reason, without the dump of the request."""
+    text = str(error)
+    reason = _REASON.search(text)
+    first = text.partition("\n")[0].partition(": <?xml")[0]
+    return f"{first}: {reason[1]}, {reason[2]}" if reason else first
