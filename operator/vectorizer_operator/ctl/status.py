@@ -10,7 +10,9 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -18,7 +20,7 @@ from vectorizer_operator.api import CLUSTER_LABEL
 from vectorizer_operator.api.constants import PORT
 from vectorizer_operator.ctl.live import ask, asks_kubernetes
 from vectorizer_operator.kube.client import KubeClient, Object
-from vectorizer_operator.kube.errors import ApiError
+from vectorizer_operator.kube.errors import ApiError, NotFound
 from vectorizer_operator.kube.resources import CLUSTERS, PODS, SECRETS
 from vectorizer_operator.plan.pods import Pod
 
@@ -92,25 +94,29 @@ async def _engine(client: KubeClient, pod: Pod, headers: Mapping[str, str] | str
 
 async def _collections(client: KubeClient, pod: Pod, headers: Mapping[str, str]) -> Object:
     answer = await _ask(client, pod, "/collections", headers)
-    names = sorted(each["name"] for each in answer["result"]["collections"])
+    names = sorted(each["name"] for each in answer["collections"])
     about = await asyncio.gather(
-        *(_ask(client, pod, f"/collections/{name}", headers) for name in names[:MOST_COLLECTIONS]),
-        return_exceptions=True,
+        *(_collection(client, pod, name, headers) for name in names[:MOST_COLLECTIONS])
     )
-    # One that was deleted since is one less.
-    shown = {
-        name: {key: each["result"].get(key) for key in ("status", "points_count", "segments_count")}
-        for name, each in zip(names, about, strict=False)
-        if isinstance(each, dict)
-    }
+    shown = {name: each for name, each in zip(names, about, strict=False) if each}
     return {"count": len(names), "shown": shown}
+
+
+async def _collection(client: KubeClient, pod: Pod, name: str, headers: Mapping[str, str]) -> Object | None:
+    """What there is to say of one; None where it was deleted since."""
+    with suppress(NotFound):
+        about = await _ask(client, pod, f"/collections/{quote(name)}", headers)
+        return {key: about.get(key) for key in ("status", "points_count", "segments_count")}
+    return None
 
 
 async def _ask(client: KubeClient, pod: Pod, path: str, headers: Mapping[str, str]) -> Object:
     metadata = pod.object["metadata"]
-    return await client.ask_pod(
+    answer = await client.ask_pod(
         pod.name, path, namespace=metadata["namespace"], port=pod.port or PORT, headers=headers
     )
+    result: Object = answer["result"]
+    return result
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -141,7 +147,7 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
 
 def _collection_lines(collections: Mapping[str, Any]) -> Iterator[str]:
     shown = collections["shown"]
-    yield f"    {collections['count']} collections"
+    yield f"    collections: {collections['count']}"
     for name, each in shown.items():
         yield f"      {name}: {each['status']}, {each['points_count']} points, {each['segments_count']} segments"
     if collections["count"] > MOST_COLLECTIONS:

@@ -68,7 +68,7 @@ def why_command(name: str, namespace: str | None, context: str | None, output: s
 
 
 def obstacles(cluster: Mapping[str, Any]) -> Iterator[Obstacle]:
-    """What *cluster*'s status says is in the way, each reason once."""
+    """What *cluster*'s status says is in the way; conditions that say the same are one obstacle."""
     metadata, status = cluster["metadata"], cluster.get("status") or {}
     if status.get("observedGeneration", -1) < metadata["generation"]:
         yield _unseen(metadata)
@@ -78,15 +78,16 @@ def obstacles(cluster: Mapping[str, Any]) -> Iterator[Obstacle]:
         for kind, wanted in _WANTED.items()
         if conditions.get(kind, {}).get("status") not in (None, wanted)
     ]
-    for reason in dict.fromkeys(condition["reason"] for condition in wrong):
-        same = [condition for condition in wrong if condition["reason"] == reason]
+    for message in dict.fromkeys(condition["message"] for condition in wrong):
+        same = [condition for condition in wrong if condition["message"] == message]
+        reason = same[0]["reason"]
         known = REASONS.get(reason)
         yield Obstacle(
             reason=reason,
             kind=known.kind if known else "state",
             conditions=tuple(f"{each['type']}={each['status']}" for each in same),
             since=min(each["lastTransitionTime"] for each in same),
-            message=same[0]["message"],
+            message=message,
             meaning=known.meaning if known else "An operator of another release says so.",
             advice=known.advice if known else "Use the vectorizerctl of the operator's release.",
         )

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,44 @@ async def test_a_server_whose_certificate_is_not_to_be_checked_is_not_checked(
     connection = Connection(configuration, user_agent="tests/1")
     async with connection.session() as session, session.get(f"{connection.server}/readyz") as answer:
         assert answer.status == 200
+
+
+@pytest.fixture
+def mounted(control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a ServiceAccount, as the kubelet mounts it into a pod."""
+    token = control_plane.kubectl("create", "token", "default", "--duration=1h").strip()
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "ca.crt").write_bytes(control_plane.ca)
+    loader = "kubernetes.aio.config.incluster_config"
+    monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr("vectorizer_operator.kube.connection.SERVICE_ACCOUNT_TOKEN", tmp_path / "token")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", control_plane.address)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    return tmp_path
+
+
+async def test_in_a_pod_the_mounted_service_account_signs_in(mounted: Path) -> None:
+    connection = await Connection.load(user_agent="tests/1")
+    url = f"{connection.server}/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    async with connection.session() as session, session.post(url, json={}) as answer:
+        review = await answer.json()
+    assert review["status"]["userInfo"]["username"] == "system:serviceaccount:default:default"
+
+
+async def test_a_mounted_token_that_the_kubelet_has_replaced_is_read_again(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await Connection.load(user_agent="tests/1")
+    (mounted / "token").write_text("another")
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime.now() + timedelta(minutes=2)
+
+    monkeypatch.setattr("kubernetes.aio.config.incluster_config.datetime.datetime", Later)
+    async with connection.session() as session, session.get(f"{connection.server}/version") as answer:
+        assert answer.request_info.headers["Authorization"] == "bearer another"
+        assert answer.status == 401
