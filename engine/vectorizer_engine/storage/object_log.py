@@ -71,7 +71,8 @@ class ObjectLog:
         self._doubt: InDoubt | None = None
         self._checkpoint_in_doubt = False
         self._confirmed_at = 0.0
-        self._replayed = False
+        self.replayed = False
+        """Whether all of it was read since it was opened. No checkpoint can be written before that."""
         sizes, claim = repeated(self._try_to_claim, patience=patience)
         self._next_frame, self._next_record = claim.number + 1, claim.first
         self._last_checkpoint = claim.checkpoint
@@ -119,11 +120,6 @@ class ObjectLog:
     def crowded(self) -> bool:
         return len(self._firsts) >= _CROWDED
 
-    @property
-    def claims(self) -> frozenset[int]:
-        """The numbers of the frames that are never deleted. Complete once the log was replayed."""
-        return frozenset(self._claims)
-
     # --- writing -------------------------------------------------------------------------------------
 
     def append(self, records: Sequence[bytes]) -> int:
@@ -140,7 +136,7 @@ class ObjectLog:
         Raises Fenced and OSError; then the old state may count, or this one, so what either needs must stay.
         """
         self._settle_checkpoint()
-        assert self._replayed, "which frames hold which records is learned in the replay"
+        assert self.replayed, "which frames hold which records is learned in the replay"
         start = self._first_needed(applied)
         claims = tuple(sorted(claim for claim in self._claims if claim < start))
         checkpoint = Checkpoint(applied, start, claims, state)
@@ -294,7 +290,7 @@ class ObjectLog:
             for number, data in enumerate(frame.records(), start=frame.first):
                 if number > after:
                     yield Record(number, data)
-        self._replayed = True
+        self.replayed = True
 
     def roll(self) -> None:
         """Nothing: each append is an object of its own."""
