@@ -10,13 +10,14 @@ import difflib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 
-from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.cluster.validator import MAX_CACHE_MEMORY_BYTES
+from vectorizer_engine.config_types import Bytes, Section
+from vectorizer_engine.tenants import TenantConfig, TenantsConfig, tenant_problems
 
 ENVIRONMENT_PREFIX = "VECTORIZER__"
 """`VECTORIZER__CLUSTER__MAX_CACHE_MEMORY_BYTES=268435456` overrides `cluster.max_cache_memory_bytes`."""
@@ -34,20 +35,7 @@ class UnreadableConfig(ConfigError):
     """The file itself cannot be used: it is missing, unreadable, no YAML or no mapping."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _bytes(value: object) -> object:
-    parsed = parse_quantity(value)
-    return value if parsed is None else parsed
-
-
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True)]
-"""A size in bytes, written as a whole number or as a quantity such as 512Mi."""
-
-
-class ServerConfig(_Section):
+class ServerConfig(Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(6333, strict=True, ge=1, le=65535, description="Port of the REST API.")
     max_request_bytes: Bytes = Field(
@@ -69,7 +57,7 @@ class StorageType(StrEnum):
     MEMORY = "memory"
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     path: Path = Field(Path("./storage"), description="Folder of the data. One process at a time may use it.")
     type: StorageType = Field(
         StorageType.MMAP,
@@ -78,7 +66,7 @@ class StorageConfig(_Section):
     )
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     enabled: bool = Field(
         False, strict=True, description="Cluster mode: the cluster rules hold at start and at run time."
     )
@@ -104,7 +92,7 @@ class ClusterConfig(_Section):
     )
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     query_results: bool = Field(
         True,
         strict=True,
@@ -112,7 +100,7 @@ class CacheConfig(_Section):
     )
 
 
-class FileWatcherConfig(_Section):
+class FileWatcherConfig(Section):
     enabled: bool = Field(
         False,
         strict=True,
@@ -125,7 +113,7 @@ class FileWatcherConfig(_Section):
     )
 
 
-class AuthConfig(_Section):
+class AuthConfig(Section):
     api_key: SecretStr | None = Field(
         None, min_length=1, description="Key that allows everything. Unset: no key is asked."
     )
@@ -134,7 +122,7 @@ class AuthConfig(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that `config.yml` may hold."""
 
     server: ServerConfig = Field(default_factory=ServerConfig)
@@ -143,6 +131,12 @@ class Config(_Section):
     cache: CacheConfig = Field(default_factory=CacheConfig)
     file_watcher: FileWatcherConfig = Field(default_factory=FileWatcherConfig)
     auth: AuthConfig = Field(default_factory=AuthConfig)
+    tenants: TenantsConfig = Field(default_factory=TenantsConfig)
+
+    @property
+    def active_tenants(self) -> tuple[TenantConfig, ...]:
+        """The tenants that are served: none where they are not enabled."""
+        return self.tenants.members if self.tenants.enabled else ()
 
     def settings(self) -> Iterator[tuple[str, Any]]:
         """Every setting as (path, value), secrets masked: what is logged at start."""
@@ -182,15 +176,22 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError([_problem(details) for details in error.errors()]) from None
+    problems = [
+        *_watcher_problems(config),
+        *tenant_problems(config.tenants, config.auth, limit=config.cluster.max_cache_memory_bytes),
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _watcher_problems(config: Config) -> Iterator[str]:
     # In cluster mode the rules say what to do about a watcher: not to give it a folder.
     if config.file_watcher.enabled and not config.file_watcher.paths and not config.cluster.enabled:
-        raise ConfigError(
-            [
-                "file_watcher.paths: names no folder, and file_watcher.enabled is true: list the folders to watch, "
-                "or set file_watcher.enabled to false"
-            ]
+        yield (
+            "file_watcher.paths: names no folder, and file_watcher.enabled is true: list the folders to watch, "
+            "or set file_watcher.enabled to false"
         )
-    return config
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -246,7 +247,13 @@ def _suggestion(path: str, known: list[str]) -> str:
 def _problem(details: Any) -> str:
     path = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
-        return f"{path}: no such setting{_suggestion(path, _paths())}"
+        known = _paths()
+        if path.startswith("tenants.members."):
+            parent = path.rpartition(".")[0]
+            known = [f"{parent}.{name}" for name in TenantConfig.model_fields]
+        return f"{path}: no such setting{_suggestion(path, known)}"
+    if details["type"] == "missing":
+        return f"{path}: is not set"
     if path.startswith("auth."):
         return f"{path}: {details['msg']}"  # what was found may be a secret
     return f"{path}: {details['msg']}, found {details['input']!r}"

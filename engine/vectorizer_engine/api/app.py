@@ -50,7 +50,7 @@ class Application:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._router = Router(ROUTES)
-        self._authenticator = Authenticator(engine.config.auth)
+        self._authenticator = Authenticator(engine.config)
         server = engine.config.server
         self._largest = min(server.max_request_bytes, server.request_memory_bytes)
         self._pace = Pace()
@@ -82,22 +82,22 @@ class Application:
         self, route: Route, path: dict[str, str], scope: dict[str, Any], receive: Receive, began: float
     ) -> Plain:
         headers = scope["headers"]
-        self._authenticator.check(presented_key(headers), route.access)
+        tenant = self._authenticator.check(presented_key(headers), route.access)
         query = _query(scope["query_string"], route) if scope["query_string"] else {}
         if route.where is Where.LOOP:
-            return self._perform(route, Call(self._engine, path, query, b""), began)
+            return self._perform(route, Call(self._engine, tenant, path, query, b""), began)
         length = _body_length(headers)
         if length == 0:
-            return await self._run(route, Call(self._engine, path, query, b""), began)
+            return await self._run(route, Call(self._engine, tenant, path, query, b""), began)
         async with Body(
             receive, length=length, largest=self._largest, memory=self._engine.request_memory
         ) as body:
-            return await self._run(route, Call(self._engine, path, query, body), began)
+            return await self._run(route, Call(self._engine, tenant, path, query, body), began)
 
     async def _run(self, route: Route, call: Call, began: float) -> Plain:
         if route.where is not Where.SEARCHERS:
             return await self._run_in_thread(self._pools[route.where], route, call, began)
-        collection = call.path["collection"]
+        collection = call.tenant, call.path["collection"]
         self._searches += 1
         try:
             await asyncio.sleep(0)  # so that searches that came at the same moment are counted

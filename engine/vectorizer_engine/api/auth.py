@@ -1,12 +1,21 @@
-"""Who may call: API keys by `api-key` header or bearer token, compared in constant time."""
+"""Who calls, and what they may: API keys by `api-key` header or bearer token, compared in constant time.
+
+Without tenants a key says how much its bearer may do. With tenants it also says whose collections a request is about;
+`auth.api_key` is then the key of whoever runs the engine, with collections of their own.
+"""
 
 from __future__ import annotations
 
-import hmac
+import hashlib
+import secrets
 from enum import Enum, auto
+from typing import NamedTuple
+
+from pydantic import SecretStr
 
 from vectorizer_engine.api.errors import HttpError
-from vectorizer_engine.config import AuthConfig
+from vectorizer_engine.config import Config
+from vectorizer_engine.tenants import NO_TENANT
 
 _BEARER = b"bearer "
 
@@ -16,40 +25,63 @@ class Access(Enum):
 
     OPEN = auto()
     """Nothing: probes carry no key."""
+    ENGINE = auto()
+    """A key that is no tenant's: the call tells about the engine as a whole."""
     READ = auto()
     WRITE = auto()
 
 
-class Authenticator:
-    """Holds a request's key against the configured ones. Without a configured `api_key` everybody may do all."""
+class _Caller(NamedTuple):
+    tenant: str
+    may_write: bool
 
-    def __init__(self, config: AuthConfig) -> None:
-        self._full = config.api_key.get_secret_value().encode() if config.api_key else None
-        self._read_only = (
-            config.read_only_api_key.get_secret_value().encode() if config.read_only_api_key else None
-        )
+
+class Authenticator:
+    """Holds a request's key against the configured ones. Where none is configured everybody may do all."""
+
+    def __init__(self, config: Config) -> None:
+        # Keys are compared by a hash that nobody outside can foresee: how long it takes to look one up says nothing.
+        self._salt = secrets.token_bytes(32)
+        self._callers: dict[bytes, _Caller] = {}
+        self._add(config.auth.read_only_api_key, _Caller(NO_TENANT, may_write=False))
+        self._add(config.auth.api_key, _Caller(NO_TENANT, may_write=True))
+        for tenant in config.active_tenants:
+            self._add(tenant.read_only_api_key_file, _Caller(tenant.name, may_write=False))
+            self._add(tenant.api_key_file, _Caller(tenant.name, may_write=True))
 
     @property
     def required(self) -> bool:
-        return self._full is not None or self._read_only is not None
+        return bool(self._callers)
 
-    def check(self, key: bytes | None, access: Access) -> None:
-        """Raises HttpError 401 for a missing or wrong key and 403 for writing with the read-only key."""
+    def check(self, key: bytes | None, access: Access) -> str:
+        """The tenant that a request with *key* comes from, NO_TENANT for whoever runs the engine.
+
+        Raises HttpError 401 for a missing or wrong key, and 403 for one that may not do what *access* asks for.
+        """
         if access is Access.OPEN or not self.required:
-            return
-        # Both comparisons always run, so that the time taken says nothing about either key.
-        full = hmac.compare_digest(key or b"", self._full or b"\0")
-        read_only = hmac.compare_digest(key or b"", self._read_only or b"\0")
-        if full or (read_only and access is Access.READ):
-            return
-        if read_only:
+            return NO_TENANT
+        caller = self._callers.get(self._hash(key)) if key is not None else None
+        if caller is None:
+            raise HttpError(
+                401,
+                "an API key is needed: send it as the header 'api-key: KEY' or 'authorization: Bearer KEY'"
+                if key is None
+                else "the API key is not valid",
+            )
+        if access is Access.WRITE and not caller.may_write:
             raise HttpError(403, "this API key may only read: use the full key to write")
-        raise HttpError(
-            401,
-            "an API key is needed: send it as the header 'api-key: KEY' or 'authorization: Bearer KEY'"
-            if key is None
-            else "the API key is not valid",
-        )
+        if access is Access.ENGINE and caller.tenant != NO_TENANT:
+            raise HttpError(
+                403, "this call tells about all tenants: it needs the key of whoever runs the engine"
+            )
+        return caller.tenant
+
+    def _add(self, key: SecretStr | None, caller: _Caller) -> None:
+        if key is not None:
+            self._callers[self._hash(key.get_secret_value().encode())] = caller
+
+    def _hash(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, digest_size=32, key=self._salt).digest()
 
 
 def presented_key(headers: list[tuple[bytes, bytes]]) -> bytes | None:

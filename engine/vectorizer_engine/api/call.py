@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +20,15 @@ from vectorizer_engine.metrics import Metrics
 class Engine:
     """What the requests of one process share.
 
-    `results` is None where answers of searches are not kept, `recovered` until the data folder is open.
+    `results` are by tenant, none where answers of searches are not kept; `recovered` is None until the data folder
+    is open.
     """
 
     config: Config
     memory: CacheMemoryManager
     metrics: Metrics
     request_memory: RequestMemory
-    results: AdvancedCache | None = None
+    results: Mapping[str, AdvancedCache] = field(default_factory=dict)
     recovered: VectorStore | None = None
     stopping: bool = False
 
@@ -40,9 +42,13 @@ class Engine:
 
 @dataclass(slots=True)
 class Call:
-    """One request: the engine, the path's parameters, the query's, and the body as it came."""
+    """One request: the engine, who asks, the path's parameters, the query's, and the body as it came.
+
+    `tenant` is NO_TENANT for whoever runs the engine, which is everybody where tenants are not enabled.
+    """
 
     engine: Engine
+    tenant: str
     path: dict[str, str]
     query: dict[str, str]
     body: bytes | bytearray
@@ -52,7 +58,7 @@ class Call:
     def collection(self) -> Collection:
         """The collection that the path names, the same one all the time. Raises CollectionNotFound."""
         if self._collection is None:
-            self._collection = self.engine.store.collection(self.path["collection"])
+            self._collection = self.engine.store.collection(self.path["collection"], tenant=self.tenant)
         return self._collection
 
     @property

@@ -33,7 +33,7 @@ _REQUIRED: dict[str, Any] = {"vectors.on_disk": True, "vectors.memory": "cold"}
 
 
 def list_collections(call: Call) -> Any:
-    return {"collections": [{"name": each.name} for each in call.engine.store.collections()]}
+    return {"collections": [{"name": each.name} for each in call.engine.store.collections_of(call.tenant)]}
 
 
 def collection_exists(call: Call) -> Any:
@@ -70,7 +70,7 @@ def create_collection(call: Call) -> Any:
             f"vectors.distance: {vectors.distance!r} is no distance: expected {', '.join(Distance)}"
         ) from None
     params = CollectionParams(dimension=vectors.size, distance=distance, storage=storage)
-    call.engine.store.create_collection(call.path["collection"], params)
+    call.engine.store.create_collection(call.path["collection"], params, tenant=call.tenant)
     return True
 
 
@@ -92,7 +92,7 @@ def update_collection(call: Call) -> Any:
 
 
 def delete_collection(call: Call) -> Any:
-    return call.engine.store.delete_collection(call.path["collection"])
+    return call.engine.store.delete_collection(call.path["collection"], tenant=call.tenant)
 
 
 def describe_collection(call: Call) -> Any:

@@ -96,10 +96,10 @@ def _details(error: Exception) -> dict[str, Any]:
             "message": str(error),
             "code": error.code,
             "details": {
-                "violation": "cluster.max_cache_memory_bytes",
+                "violation": error.setting,
                 "current_value": error.requested,
                 "required_value": f"1..{error.limit} bytes",
-                "fix": "send smaller batches or raise cluster.max_cache_memory_bytes",
+                "fix": error.fix,
             },
         }
     return {}

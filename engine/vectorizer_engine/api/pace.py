@@ -15,19 +15,22 @@ _FADING = 0.5
 
 _MOST = 1_000
 
+_Collection = tuple[str, str]
+"""Its tenant and its name."""
+
 
 class Pace:
     """How long the searches of each collection have lately taken. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
+        self._seconds: dict[_Collection, float] = {}
 
-    def is_brief(self, collection: str, body: bytes | bytearray) -> bool:
+    def is_brief(self, collection: _Collection, body: bytes | bytearray) -> bool:
         """Whether this search will likely be brief. One with a filter reads payloads, and may not be."""
         seconds = self._seconds.get(collection)
         return seconds is not None and seconds <= BRIEF_SECONDS and b'"filter"' not in body
 
-    def note(self, collection: str, seconds: float) -> None:
+    def note(self, collection: _Collection, seconds: float) -> None:
         """A search of *collection* took *seconds*."""
         if len(self._seconds) >= _MOST and collection not in self._seconds:
             self._seconds.clear()  # they are learned again in a moment

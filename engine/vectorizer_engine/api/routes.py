@@ -67,7 +67,7 @@ ROUTES: tuple[Route, ...] = (
     _open("GET", "/healthz", service.healthz),
     _open("GET", "/livez", service.livez),
     _open("GET", "/readyz", service.readyz),
-    _read("GET", "/metrics", service.metrics, _TIMEOUT),
+    replace(_read("GET", "/metrics", service.metrics, _TIMEOUT), access=Access.ENGINE),
     _read("GET", "/cluster/memory", service.cluster_memory, _TIMEOUT),
     _read("GET", "/collections", collections.list_collections, _TIMEOUT),
     _read("GET", _C, collections.describe_collection, _TIMEOUT),

@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Generator
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
 from vectorizer_engine.errors import EngineError, FileWatcherNotAllowedInCluster
 from vectorizer_engine.metrics import Metrics
+from vectorizer_engine.tenants import NO_TENANT
 
 if TYPE_CHECKING:
     from vectorizer_engine.watcher import FileWatcher
@@ -65,11 +67,17 @@ def serve(config: Config, listener: socket.socket, *, skipped_violations: list[V
 
 
 async def _serve(config: Config, listener: socket.socket, skipped: list[Violation] | None) -> int:
-    memory = CacheMemoryManager(config.cluster.max_cache_memory_bytes, config.cluster.cache_warning_threshold)
+    quotas = {tenant.name: tenant.memory_quota_bytes for tenant in config.active_tenants}
+    memory = CacheMemoryManager(
+        config.cluster.max_cache_memory_bytes, config.cluster.cache_warning_threshold, quotas=quotas
+    )
+    tenants = (NO_TENANT, *quotas)
     engine = Engine(
         config=config,
         memory=memory,
-        results=AdvancedCache(memory) if config.cache.query_results else None,
+        results={tenant: AdvancedCache(memory.account(tenant)) for tenant in tenants}
+        if config.cache.query_results
+        else {},
         metrics=Metrics(),
         request_memory=RequestMemory(config.server.request_memory_bytes),
     )
@@ -123,7 +131,23 @@ async def _recover(engine: Engine, opening: Awaitable[VectorStore]) -> bool:
         len(engine.recovered.collections()),
         time.perf_counter() - began,
     )
+    warn_of_unreachable_collections(engine.recovered, engine.config)
     return True
+
+
+def warn_of_unreachable_collections(store: VectorStore, config: Config) -> None:
+    """Name the tenants whose data is here and who are not configured: it is kept, and no key reaches it."""
+    known = {NO_TENANT, *(tenant.name for tenant in config.active_tenants)}
+    unreachable = Counter(
+        collection.tenant for collection in store.collections() if collection.tenant not in known
+    )
+    for tenant, count in sorted(unreachable.items()):
+        logger.warning(
+            "%d collection(s) of tenant '%s' are kept and cannot be reached: no such tenant is enabled; to use or "
+            "delete them, add it to tenants.members",
+            count,
+            tenant,
+        )
 
 
 def _start_file_watcher(engine: Engine) -> FileWatcher | None:

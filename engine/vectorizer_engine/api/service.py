@@ -14,8 +14,9 @@ from prometheus_client.registry import Collector
 from vectorizer_engine import __version__
 from vectorizer_engine.api.call import Call, Engine, Plain
 from vectorizer_engine.api.errors import encode
-from vectorizer_engine.cache.memory_manager import CacheType, EvictionReason
+from vectorizer_engine.cache.memory_manager import AccountSnapshot, CacheType, EvictionReason, MemorySnapshot
 from vectorizer_engine.metrics import process_memory
+from vectorizer_engine.tenants import NO_TENANT
 
 QDRANT_VERSION = "1.20.0"
 """The version of Qdrant whose REST API is spoken: clients compare it with their own."""
@@ -50,8 +51,13 @@ def metrics(call: Call) -> Any:
 
 
 def cluster_memory(call: Call) -> Any:
-    """Three figures that must not be mixed: the ledger, the process's own memory, pages that can be taken back."""
+    """Three figures that must not be mixed: the ledger, the process's own memory, pages that can be taken back.
+
+    A tenant is told of its own part of the ledger only.
+    """
     ledger = call.engine.memory.snapshot()
+    if call.tenant != NO_TENANT:
+        return _account(ledger.tenants[call.tenant])
     process = process_memory()
     return {
         "ledger": {
@@ -59,6 +65,7 @@ def cluster_memory(call: Call) -> Any:
             "used_bytes": ledger.used,
             "peak_bytes": ledger.peak,
             "by_cache": ledger.by_cache,
+            **_by_tenant(call.engine, ledger),
             "over_warning_threshold": ledger.over_warning_threshold,
             "refused_reservations": ledger.refusals,
             "evictions": [
@@ -75,6 +82,27 @@ def cluster_memory(call: Call) -> Any:
             "used_bytes": call.engine.request_memory.used,
         },
     }
+
+
+def _by_tenant(engine: Engine, ledger: MemorySnapshot) -> dict[str, Any]:
+    if not engine.config.tenants.enabled:
+        return {}
+    return {"by_tenant": {tenant: _account(held) for tenant, held in ledger.tenants.items() if tenant}}
+
+
+def _account(held: AccountSnapshot) -> dict[str, Any]:
+    return {"quota_bytes": held.quota, "used_bytes": held.used, "by_cache": held.by_cache}
+
+
+def _tenant_memory(ledger: MemorySnapshot) -> Metric:
+    """By configured tenant, so that nobody can add a series. What is left of the sum belongs to none."""
+    usage = GaugeMetricFamily(
+        "vectorizer_cluster_tenant_memory_bytes", "Charged in the ledger, by tenant.", labels=("tenant",)
+    )
+    for tenant, held in ledger.tenants.items():
+        if tenant != NO_TENANT:
+            usage.add_metric((tenant,), held.used)
+    return usage
 
 
 def _memory_storage_bytes(engine: Engine) -> int:
@@ -121,6 +149,8 @@ class EngineCollector(Collector):
         for cache, nbytes in ledger.by_cache.items():
             caches.add_metric((cache,), nbytes)
         yield caches
+        if self._engine.config.tenants.enabled:
+            yield _tenant_memory(ledger)
         yield GaugeMetricFamily(
             "vectorizer_cluster_cache_limit_bytes", "The one limit over every cache.", ledger.limit
         )
@@ -141,14 +171,15 @@ class EngineCollector(Collector):
         for watermark, times in ledger.watermarks.items():
             watermarks.add_metric((watermark,), times)
         yield watermarks
-        if self._engine.results is not None:
+        results = self._engine.results.values()
+        if results:
             lookups = CounterMetricFamily(
                 "vectorizer_query_cache_lookups",
                 "Searches without a filter, by whether the query-result cache had their answer.",
                 labels=("result",),
             )
-            lookups.add_metric(("hit",), self._engine.results.hits)
-            lookups.add_metric(("miss",), self._engine.results.misses)
+            lookups.add_metric(("hit",), sum(each.hits for each in results))
+            lookups.add_metric(("miss",), sum(each.misses for each in results))
             yield lookups
         yield GaugeMetricFamily(
             "vectorizer_request_bodies_bytes",

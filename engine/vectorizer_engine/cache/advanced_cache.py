@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge, EvictionReason
+from vectorizer_engine.cache.memory_manager import CacheType, Charge, EvictionReason, MemoryAccount
 
 ENTRY_BYTES = 165
 """Heap bytes of an entry besides the content of key and value: its objects and its places in two dictionaries."""
@@ -69,7 +69,7 @@ class AdvancedCache:
 
     def __init__(
         self,
-        memory: CacheMemoryManager,
+        memory: MemoryAccount,
         *,
         max_entries: int = MAX_ENTRIES,
         ttl: float = TTL_SECONDS,

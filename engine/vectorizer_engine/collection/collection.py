@@ -46,9 +46,16 @@ class Collection:
     """Points of one dimension and distance. Made by `VectorStore`."""
 
     def __init__(
-        self, name: str, params: CollectionParams, shard: Shard, *, results: AdvancedCache | None
+        self,
+        name: str,
+        params: CollectionParams,
+        shard: Shard,
+        *,
+        tenant: str,
+        results: AdvancedCache | None,
     ) -> None:
         self.name = name
+        self.tenant = tenant
         self.params = params
         self._shard = shard
         self._results = results

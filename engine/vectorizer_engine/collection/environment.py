@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.cache.memory_manager import MemoryAccount
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.storage.files import Files
 
@@ -25,7 +25,7 @@ class ShardLimits:
 class ShardEnvironment:
     """The one memory limit, the background threads and the disk, for all shards of a store."""
 
-    memory: CacheMemoryManager
+    memory: MemoryAccount
     maintenance: Maintenance
     files: Files
     scratch: Path

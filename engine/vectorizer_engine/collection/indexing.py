@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
 from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
 from vectorizer_engine.index import quantized, rabitq
 from vectorizer_engine.index.base import Distance, Hits, Mask, Vectors
@@ -55,7 +55,7 @@ class _Held(NamedTuple):
 class SegmentIndexes:
     """The indexes of one shard's segments. `build` is for one thread at a time, the rest for any."""
 
-    def __init__(self, distance: Distance, *, memory: CacheMemoryManager, files: Files) -> None:
+    def __init__(self, distance: Distance, *, memory: MemoryAccount, files: Files) -> None:
         self._distance = distance
         self._memory = memory
         self._files = files

@@ -19,7 +19,6 @@ from vectorizer_engine.cache.memory_manager import CacheType, Charge
 from vectorizer_engine.collection.compaction import Compaction, Stopping
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.errors import (
-    CacheMemoryLimitExceeded,
     EngineError,
     StorageFailure,
     StorageFull,
@@ -89,7 +88,7 @@ class Sealing:
             if charge is not None:
                 return charge
             if time.monotonic() > deadline:
-                raise CacheMemoryLimitExceeded(what=what, requested=needed, limit=self._memory.limit)
+                raise self._memory.limit_exceeded(what, needed)
             self._maintenance.relieve()
             with self._condition:
                 self._check()

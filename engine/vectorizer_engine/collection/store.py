@@ -4,6 +4,7 @@
     LOCK               held by the one process that works here
     scratch/           files without a name; they go with the process
     collections/NAME.TOKEN/collection.json, shard-0/
+    collections/TENANT.NAME.TOKEN/…          where the collection is a tenant's
 
 A collection is made and deleted under a name that begins with a dot, and renamed in one step, so that a crash
 leaves all of it or something that the next start removes. The token tells a collection from an earlier one of
@@ -18,6 +19,8 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +45,7 @@ from vectorizer_engine.errors import (
     StoreVersionError,
 )
 from vectorizer_engine.storage.files import Files, disk_errors
+from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +58,22 @@ _SHARD = "shard-0"
 _DESCRIPTION = "collection.json"
 
 
-class Description(msgspec.Struct, frozen=True):
+class Description(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a collection's folder says of itself."""
 
     name: str
     params: CollectionParams
+    tenant: str = NO_TENANT
+
+    @property
+    def path(self) -> str:
+        """The one of all collections that this is, in words."""
+        return collection_path(self.name, self.tenant)
+
+
+def collection_path(name: str, tenant: str) -> str:
+    """NAME, or TENANT/NAME where a tenant's is meant. No name holds a slash."""
+    return f"{tenant}/{name}" if tenant else name
 
 
 class _Open(NamedTuple):
@@ -77,18 +92,19 @@ class VectorStore:
         memory: CacheMemoryManager,
         files: Files,
         limits: ShardLimits,
-        results: AdvancedCache | None,
+        results: Mapping[str, AdvancedCache],
         mmap_only: bool,
         lock: int,
     ) -> None:
         """Use `open`."""
         self._mmap_only = mmap_only
         self._results = results
+        self._memory = memory
         self._root = path / "collections"
         self._files = files
         self._lock_file = lock
         self._environment = ShardEnvironment(memory, Maintenance(), files, path / "scratch", limits)
-        # Guards the two maps, and is held while a collection is made or deleted.
+        # Guards the two maps, by `collection_path`, and is held while a collection is made or deleted.
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
         self._damaged: dict[str, str] = {}
@@ -102,13 +118,14 @@ class VectorStore:
         memory: CacheMemoryManager,
         files: Files | None = None,
         limits: ShardLimits | None = None,
-        results: AdvancedCache | None = None,
+        results: Mapping[str, AdvancedCache] | None = None,
         mmap_only: bool = False,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
         A collection that is damaged beyond what its other segments can stand in for is set apart: see
-        `damaged`. With *results*, the answers of searches are kept in it. With *mmap_only*, as in cluster mode,
+        `damaged`. With *results*, the answers of searches in a
+        tenant's collections are kept in the tenant's. With *mmap_only*, as in cluster mode,
         collections in memory storage are refused: those that are to be made, and a folder that holds any.
         Raises StoreLocked, StoreVersionError, ClusterConfigViolation, StorageFull, or StorageFailure where the
         folder cannot be used.
@@ -128,7 +145,7 @@ class VectorStore:
                     memory=memory,
                     files=files,
                     limits=limits or ShardLimits(),
-                    results=results,
+                    results=results or {},
                     mmap_only=mmap_only,
                     lock=lock,
                 )
@@ -140,46 +157,49 @@ class VectorStore:
 
     @property
     def damaged(self) -> dict[str, str]:
-        """The collections that cannot be opened, by name, and why."""
+        """The collections that cannot be opened, by `collection_path`, and why."""
         return dict(self._damaged)
 
-    def create_collection(self, name: str, params: CollectionParams) -> Collection:
+    def create_collection(
+        self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT
+    ) -> Collection:
         """Raises CollectionExists, InvalidRequest for a name that cannot be one, ClusterConfigViolation."""
         _check_name(name)
         if self._mmap_only:
             require_mmap_to_create(name, params.storage)
+        created = Description(name, params, tenant)
         with self._lock, disk_errors(f"create collection '{name}'"):
             self._check_usable()
-            if name in self._open or name in self._damaged:
+            if created.path in self._open or created.path in self._damaged:
                 raise CollectionExists(name)
             token = secrets.token_hex(4)
             making = self._root / f".new-{token}"
-            folder = self._root / f"{_folder_name(name)}.{token}"
+            folder = self._root / f"{_folder_name(name, tenant)}.{token}"
             try:
                 self._files.make_folder(making / _SHARD)
                 create_shard(making / _SHARD, files=self._files)
-                description = msgspec.json.encode(Description(name, params))
-                self._files.replace_file(making / _DESCRIPTION, description)
+                self._files.replace_file(making / _DESCRIPTION, msgspec.json.encode(created))
                 self._files.rename(making, folder)
                 self._files.sync_folder(self._root)
-                return self._open_collection(name, params, folder)
+                return self._open_collection(created, folder)
             except BaseException:
                 self._files.remove_tree(making)
                 self._files.remove_tree(folder)
                 raise
 
-    def delete_collection(self, name: str) -> bool:
+    def delete_collection(self, name: str, *, tenant: str = NO_TENANT) -> bool:
         """Delete for good. False where there is no such collection."""
+        path = collection_path(name, tenant)
         with self._lock, disk_errors(f"delete collection '{name}'"):
             self._check_usable()
-            entry = self._open.get(name)
-            if entry is None and name not in self._damaged:
+            entry = self._open.get(path)
+            if entry is None and path not in self._damaged:
                 return False
-            folder = entry.folder if entry else self._folder_of_damaged(name)
+            folder = entry.folder if entry else self._folder_of_damaged(name, tenant)
             doomed = self._root / f".old-{folder.name.rpartition('.')[2]}"
             self._files.rename(folder, doomed)
-            self._open.pop(name, None)
-            self._damaged.pop(name, None)
+            self._open.pop(path, None)
+            self._damaged.pop(path, None)
             try:
                 self._files.sync_folder(self._root)
             finally:
@@ -188,26 +208,31 @@ class VectorStore:
                 self._files.remove_tree(doomed)
             return True
 
-    def collection(self, name: str) -> Collection:
+    def collection(self, name: str, *, tenant: str = NO_TENANT) -> Collection:
         """Raises CollectionNotFound, or StorageFailure for one that is damaged."""
-        entry = self._open.get(name)
+        path = collection_path(name, tenant)
+        entry = self._open.get(path)
         if entry is not None:
             return entry.collection
-        if name in self._damaged:
-            raise StorageFailure(f"collection '{name}' cannot be served: {self._damaged[name]}")
+        if path in self._damaged:
+            raise StorageFailure(f"collection '{name}' cannot be served: {self._damaged[path]}")
         raise CollectionNotFound(name)
 
     def identity(self, name: str) -> str:
-        """Tells the collection from an earlier or later one of the same name. Raises CollectionNotFound."""
+        """Tells a collection of no tenant from an earlier or later one of its name. Raises CollectionNotFound."""
         entry = self._open.get(name)
         if entry is None:
             raise CollectionNotFound(name)
         return entry.folder.name
 
     def collections(self) -> list[Collection]:
-        """All that can be served, by name."""
+        """All that can be served, whosever they are."""
         with self._lock:
-            return [self._open[name].collection for name in sorted(self._open)]
+            return [self._open[path].collection for path in sorted(self._open)]
+
+    def collections_of(self, tenant: str) -> list[Collection]:
+        """A tenant's, or nobody's, that can be served, by name."""
+        return [collection for collection in self.collections() if collection.tenant == tenant]
 
     def close(self) -> None:
         """Finish what is being written, stop the background work, let go of the folder."""
@@ -219,8 +244,8 @@ class VectorStore:
             for entry in self._open.values():
                 entry.shard.close()
             self._open.clear()
-            if self._results is not None:
-                self._results.clear()
+            for results in self._results.values():
+                results.clear()
             os.close(self._lock_file)
 
     def _check_usable(self) -> None:
@@ -237,28 +262,34 @@ class VectorStore:
             try:
                 described[folder] = read_description(folder)
             except StoreCorrupt as error:
-                self._set_apart(folder.name.rpartition(".")[0], error)
+                self._set_apart(folder.name.rpartition(".")[0].replace(".", "/"), error)
         if self._mmap_only:  # before anything is opened or changed
-            require_mmap_to_open({each.name: each.params.storage for each in described.values()})
+            require_mmap_to_open({each.path: each.params.storage for each in described.values()})
         for folder in leftovers:
             self._files.remove_tree(folder)
         for folder, description in described.items():
             try:
-                self._open_collection(description.name, description.params, folder)
+                self._open_collection(description, folder)
             except StoreCorrupt as error:
-                self._set_apart(description.name, error)
+                self._set_apart(description.path, error)
 
-    def _set_apart(self, name: str, error: StoreCorrupt) -> None:
-        logger.error("collection '%s' cannot be served: %s", name, error)
-        self._damaged[name] = str(error)
+    def _set_apart(self, path: str, error: StoreCorrupt) -> None:
+        logger.error("collection '%s' cannot be served: %s", path, error)
+        self._damaged[path] = str(error)
 
-    def _open_collection(self, name: str, params: CollectionParams, folder: Path) -> Collection:
-        shard = Shard(folder / _SHARD, params, self._environment)
-        self._open[name] = _Open(Collection(name, params, shard, results=self._results), shard, folder)
-        return self._open[name].collection
+    def _open_collection(self, described: Description, folder: Path) -> Collection:
+        tenant = described.tenant
+        environment = replace(self._environment, memory=self._memory.account(tenant))
+        shard = Shard(folder / _SHARD, described.params, environment)
+        collection = Collection(
+            described.name, described.params, shard, tenant=tenant, results=self._results.get(tenant)
+        )
+        self._open[described.path] = _Open(collection, shard, folder)
+        return collection
 
-    def _folder_of_damaged(self, name: str) -> Path:
-        return next(self._root.glob(f"{_folder_name(name)}.*"))
+    def _folder_of_damaged(self, name: str, tenant: str) -> Path:
+        part = _folder_name(name, tenant)
+        return next(folder for folder in self._root.iterdir() if folder.name.rpartition(".")[0] == part)
 
 
 def take_lock(path: Path) -> int:
@@ -298,15 +329,23 @@ def _check_name(name: str) -> None:
         )
 
 
-def _folder_name(name: str) -> str:
-    """A part of the name, for people who look into the folder. The name itself is in the description."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+def _folder_name(name: str, tenant: str) -> str:
+    """The tenant and a part of the name, for people who look into the folder. The name itself is in the description."""
+    part = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+    return f"{tenant}.{part}" if tenant else part
 
 
 def read_description(folder: Path) -> Description:
-    """Raises StoreCorrupt."""
+    """Raises StoreCorrupt, also where the folder's name tells of another tenant: no tenant may get another's data."""
     path = folder / _DESCRIPTION
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Description)
+        described = msgspec.json.decode(path.read_bytes(), type=Description)
     except (OSError, msgspec.DecodeError) as error:
         raise StoreCorrupt(f"{path} cannot be read: {error}") from error
+    before_name = folder.name.split(".")[:-2]
+    if before_name != ([described.tenant] if described.tenant else []):
+        raise StoreCorrupt(
+            f"{path} says that the collection is of tenant '{described.tenant}', its folder's name says "
+            f"'{'.'.join(before_name)}': restore the one that was changed"
+        )
+    return described

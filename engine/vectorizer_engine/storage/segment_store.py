@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
 from vectorizer_engine.config import StorageType
-from vectorizer_engine.errors import CacheMemoryLimitExceeded, StoreCorrupt
+from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask, mask_bytes
@@ -45,7 +45,7 @@ class FileSegmentStore:
         *,
         dimension: int,
         storage: StorageType,
-        memory: CacheMemoryManager,
+        memory: MemoryAccount,
         files: Files,
     ) -> None:
         """Raises StoreCorrupt where the manifest cannot be read."""
@@ -157,11 +157,9 @@ class FileSegmentStore:
         segment = Segment(self._path(number), id=number, dimension=self._dimension, storage=self._storage)
         # Twice: a write makes the next mask of live points while readers have the last one.
         needed = 2 * mask_bytes(segment.count)
-        charge = self._memory.reserve(CacheType.METADATA, needed)
+        charge = self._memory.reserve(CacheType.METADATA, needed, vital=True)
         if charge is None:
-            raise CacheMemoryLimitExceeded(
-                what=f"a segment of {segment.count} points", requested=needed, limit=self._memory.limit
-            )
+            raise self._memory.limit_exceeded(f"a segment of {segment.count} points", needed)
         with self._lock:
             self._charges[segment] = charge
         return segment

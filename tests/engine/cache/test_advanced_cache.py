@@ -18,6 +18,7 @@ from vectorizer_engine.cache.advanced_cache import (
 )
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, EvictionReason
 from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.tenants import NO_TENANT
 
 ALONE = ENTRY_BYTES + 10 + BLOCK_OVERHEAD_BYTES
 """What an entry of ten bytes costs under a limit so small that each has a block of its own."""
@@ -133,7 +134,7 @@ def test_threads_that_fill_it_at_once_leave_a_true_ledger() -> None:
 def test_a_search_is_answered_from_the_cache_until_something_is_written(tmp_path: Path) -> None:
     memory = CacheMemoryManager(16 * MiB)
     results = AdvancedCache(memory)
-    store = VectorStore.open(tmp_path, memory=memory, results=results)
+    store = VectorStore.open(tmp_path, memory=memory, results={NO_TENANT: results})
     collections = [store.create_collection(name, params()) for name in "ab"]
     for number, collection in enumerate(collections):
         seeds = list(range(number * 100, number * 100 + 20))

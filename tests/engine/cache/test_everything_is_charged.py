@@ -50,6 +50,8 @@ A_FILE = "one for each file in the watched folders; standalone mode only"
 
 BOUNDED = {
     "api.app.Application._pools": A_ROUTE,
+    "api.auth.Authenticator._callers": A_TENANT,
+    "api.call.Engine.results": A_TENANT,
     "api.router._Node.fixed": A_ROUTE,
     "api.router._Node.routes": A_ROUTE,
     "api.bodies.RequestMemory._waiting": A_REQUEST,
