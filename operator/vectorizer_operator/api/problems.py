@@ -40,7 +40,7 @@ def structural_problems(raw: Mapping[str, Any]) -> list[Problem]:
             continue  # a check can judge only what has the right shape
         value = value_at(raw, check.path)
         if value is not None and not check.holds(value):
-            problems.append(Problem(path, f"{check.expected}, found {_short(value)}"))
+            problems.append(Problem(path, f"{check.expected}, found {_short(check.culprit(value))}"))
     return problems
 
 
@@ -93,6 +93,8 @@ def _suggestion(location: list[Any]) -> str:
     """What the unknown field at *location* may have been meant to be."""
     model: type[Model] = VectorizerCluster
     for part in location[:-1]:
+        if isinstance(part, int):
+            continue  # a list's model is the one of its entries
         annotation: Any = next(
             field.annotation for field in model.model_fields.values() if field.alias == part
         )

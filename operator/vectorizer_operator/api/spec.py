@@ -126,6 +126,12 @@ class SecretKeyRef(Model):
     key: ShortText = Field("api-key", min_length=1, description="Key within the Secret.")
 
 
+class ImagePullSecret(Model):
+    name: ShortText = Field(
+        min_length=1, description="Name of a Secret of the type kubernetes.io/dockerconfigjson."
+    )
+
+
 class AuthSection(Model):
     api_key_secret_ref: SecretKeyRef | None = Field(
         None,
@@ -193,6 +199,12 @@ class VectorizerClusterSpec(Model):
         min_length=1,
         description="Image of the engine. Unset: the one of the operator's release at the time of creation; it then "
         "stays, over upgrades of the operator too, until this is set.",
+    )
+    image_pull_secrets: Annotated[list[ImagePullSecret], unique("name")] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Secrets in the cluster's namespace with credentials for the image's registry. A change restarts "
+        "the pods.",
     )
     cluster: ClusterSection = Field(
         default_factory=ClusterSection, description="What makes the engine part of a cluster."

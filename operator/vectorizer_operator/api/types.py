@@ -1,6 +1,6 @@
 """Building blocks of the custom resource's models."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -21,6 +21,7 @@ rules): their messages say what to do, a schema's would not."""
 
 
 PodPart = dict[str, JsonValue]
+P = TypeVar("P", PodPart, Model)
 
 _OPEN: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _KEY_LENGTHS = {"name": 253, "mountPath": 1024}
@@ -45,8 +46,8 @@ def _with(*keys: str) -> tuple[AfterValidator, WithJsonSchema]:
 def unique(key: str) -> AfterValidator:
     """That no two entries of a list have the same *key*, as the API server wants it of a list with map keys."""
 
-    def check(parts: list[PodPart]) -> list[PodPart]:
-        values = [part[key] for part in parts]
+    def check(parts: list[P]) -> list[P]:
+        values = [part[key] if isinstance(part, dict) else getattr(part, key) for part in parts]
         if len(set(map(str, values))) < len(values):
             raise PydanticCustomError("duplicate", "expected each {key} once", {"key": key})
         return parts

@@ -104,6 +104,7 @@ def _pod_template(cluster: VectorizerCluster, *, config: str, image: str) -> dic
     spec |= {
         key: value
         for key, value in {
+            "imagePullSecrets": [{"name": secret.name} for secret in cluster.spec.image_pull_secrets],
             "nodeSelector": scheduling.node_selector,
             "tolerations": scheduling.tolerations,
             "affinity": scheduling.affinity,

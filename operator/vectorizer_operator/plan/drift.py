@@ -18,6 +18,7 @@ from vectorizer_operator.plan.model import Object
 _MERGE_KEYS = {
     "containers": ("name",),
     "env": ("name",),
+    "imagePullSecrets": ("name",),
     "volumes": ("name",),
     "volumeMounts": ("mountPath",),
     "ports": ("name", "containerPort", "port"),

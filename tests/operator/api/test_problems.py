@@ -32,7 +32,7 @@ def test_what_breaks_a_rule_is_no_problem_of_shape() -> None:
     ("spec", "expected"),
     [
         ({"storage": {"sise": "1Gi"}}, "spec.storage.sise: unknown field; did you mean size?"),
-        ({"zzz": 1}, "spec.zzz: unknown field; known here: replicas, image, cluster"),
+        ({"zzz": 1}, "spec.zzz: unknown field; known here: replicas, image, imagePullSecrets, cluster"),
         ({"auth": {"apiKeySecretRef": {"name": "a", "kye": 1}}}, "spec.auth.apiKeySecretRef.kye: unknown"),
         ({"replicas": "two"}, 'spec.replicas: expected a whole number, found "two"'),
         ({"replicas": True}, "spec.replicas: expected a whole number, found true"),
@@ -52,6 +52,10 @@ def test_what_breaks_a_rule_is_no_problem_of_shape() -> None:
         ({"service": {"type": "Ingress"}}, "spec.service.type: input should be 'ClusterIP', 'NodePort' or"),
         ({"resources": {"limits": {"memory": "much"}}}, "spec.resources.limits: expected quantities of 0 or more"),
         ({"resources": {"limits": {"memory": "-1"}}}, "spec.resources.limits: expected quantities of 0 or more"),
+        (
+            {"imagePullSecrets": [{"name": "key"}, {"name": "key"}]},
+            "spec.imagePullSecrets: expected each name once",
+        ),
         ({"podTemplate": {"labels": {"vectorizer.io/a": "b"}}}, "spec.podTemplate.labels: keys under vectorizer.io/"),
         ({"podTemplate": {"env": [{"name": "VECTORIZER__CLUSTER__ENABLED"}]}}, "spec.podTemplate.env: VECTORIZER__"),
         ({"podTemplate": {"volumes": [{"name": "data"}]}}, "spec.podTemplate.volumes: config, data, tmp are"),

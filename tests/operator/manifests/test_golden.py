@@ -45,7 +45,8 @@ def unset(model: type[Model], raw: Any, path: str) -> Iterator[str]:
         if field.alias not in raw:
             yield here
             continue
+        value = raw[field.alias]
         kinds = [kind, *getattr(kind, "__args__", ())]
         for section in kinds:
             if isinstance(section, type) and issubclass(section, Model):
-                yield from unset(section, raw[field.alias], here)
+                yield from unset(section, value[0] if isinstance(value, list) else value, here)
