@@ -15,6 +15,7 @@ import msgspec
 
 from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.payload_index import FieldType
 
 MANIFEST_NAME = "MANIFEST"
 
@@ -42,7 +43,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """`applied`: every record of the log up to this number is in the segments.
 
     `logged`: the log had reached this number when the manifest was written, so a log that ends before has
-    lost records. `next_segment`: the id that the next segment gets.
+    lost records. `next_segment`: the id that the next segment gets. `payload_schema`: the fields of payloads that
+    are indexed, by their paths.
     """
 
     applied: int = 0
@@ -50,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True):
     next_segment: int = 1
     segments: tuple[SegmentEntry, ...] = ()
     quarantined: tuple[QuarantinedSegment, ...] = ()
+    payload_schema: dict[str, FieldType] = {}
 
 
 def write_manifest(folder: Path, manifest: Manifest, *, files: Files) -> None:

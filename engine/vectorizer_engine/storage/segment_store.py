@@ -29,6 +29,7 @@ from vectorizer_engine.storage.manifest import (
     read_manifest,
     write_manifest,
 )
+from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment import Segment, StoredPoint, verify_segment, write_segment
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ Batches = Iterable[tuple[Sequence[StoredPoint], Vectors]]
 
 
 class FileSegmentStore:
-    """Segments in the folders of *folder*. `publish` is for one thread at a time, the rest for any."""
+    """Segments in the folders of *folder*. What publishes is for one thread at a time, the rest for any."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class FileSegmentStore:
         memory: MemoryAccount,
         files: Files,
     ) -> None:
-        """Raises StoreCorrupt where the manifest cannot be read."""
+        """Raises StoreCorrupt where the manifest cannot be read, and OSError."""
         self._folder = folder
         self._dimension = dimension
         self._storage = storage
@@ -57,7 +58,7 @@ class FileSegmentStore:
         self._lock = threading.Lock()
         self._charges: dict[Segment, Charge] = {}
         self._in_doubt: set[int] = set()
-        self.manifest = read_manifest(folder)
+        self.manifest = self._load_manifest()
         self._next = self.manifest.next_segment
 
     @staticmethod
@@ -77,7 +78,7 @@ class FileSegmentStore:
         damaged: list[QuarantinedSegment] = []
         for entry in self.manifest.segments:
             try:
-                verify_segment(self._path(entry.id))
+                self._verify(entry.id)
                 segment = self._open(entry.id)
             except StoreCorrupt as error:
                 reason = str(error)  # the error itself would keep the other segments open
@@ -98,10 +99,10 @@ class FileSegmentStore:
             number = self._next
             self._next += 1
         try:
-            write_segment(self._path(number), batches, dimension=self._dimension, files=self._files)
+            self._make(number, batches)
             return self._open(number)
         except BaseException:
-            self._files.remove_tree(self._path(number))
+            self._remove(number)
             raise
 
     def publish(self, segments: Iterable[tuple[Segment, LiveMask]], *, applied: int, logged: int) -> None:
@@ -121,6 +122,10 @@ class FileSegmentStore:
         )
         self._replace_manifest(manifest)
 
+    def publish_payload_schema(self, schema: dict[str, FieldType]) -> None:
+        """Make *schema* the durable one of the shard. Raises OSError; then the old one counts."""
+        self._replace_manifest(msgspec.structs.replace(self.manifest, payload_schema=schema))
+
     def discard(self, segment: Segment) -> None:
         """Remove a segment that the manifest does not name. Those who still read it may go on.
 
@@ -131,7 +136,7 @@ class FileSegmentStore:
         if charge is not None:
             charge.release()
         if segment.id not in self._in_doubt:
-            self._files.remove_tree(segment.folder)
+            self._remove(segment.id)
 
     def close(self) -> None:
         """Give back what was reserved for the segments."""
@@ -144,11 +149,29 @@ class FileSegmentStore:
         """Raises OSError. The disk may have failed when the new manifest was already in its place."""
         named = {entry.id for entry in manifest.segments}
         self._in_doubt |= named - {entry.id for entry in self.manifest.segments}
-        write_manifest(self._folder, manifest, files=self._files)
+        self._save_manifest(manifest)
         self.manifest = manifest
         for number in self._in_doubt - named:
-            self._files.remove_tree(self._path(number))
+            self._remove(number)
         self._in_doubt.clear()
+
+    def _load_manifest(self) -> Manifest:
+        return read_manifest(self._folder)
+
+    def _save_manifest(self, manifest: Manifest) -> None:
+        write_manifest(self._folder, manifest, files=self._files)
+
+    def _verify(self, number: int) -> None:
+        """Raises StoreCorrupt where a segment is not as it was written, and OSError."""
+        verify_segment(self._path(number))
+
+    def _make(self, number: int, batches: Batches) -> None:
+        """Write the files of a segment. What it leaves when it fails is for `_remove`."""
+        write_segment(self._path(number), batches, dimension=self._dimension, files=self._files)
+
+    def _remove(self, number: int) -> None:
+        """Remove the files of a segment that is not needed any more, or was never finished."""
+        self._files.remove_tree(self._path(number))
 
     def _path(self, number: int) -> Path:
         return self._folder / "segments" / f"{number:08d}"
@@ -179,4 +202,4 @@ class FileSegmentStore:
             segments=tuple(entry for entry in self.manifest.segments if entry.id not in ids),
             quarantined=(*self.manifest.quarantined, *damaged),
         )
-        write_manifest(self._folder, self.manifest, files=self._files)
+        self._save_manifest(self.manifest)

@@ -1,0 +1,159 @@
+"""The sealed segments of a shard whose truth is in a shared store. The folder holds copies of them.
+
+A segment's files are objects, named by the writer that made them; which of them count is the state in the last
+checkpoint of the shard's log (see docs/specs/SHARED_STORE.md). Nothing in the folder is needed: a copy that is
+missing or damaged is fetched again. Index files are made here and stay here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from vectorizer_engine.cache.memory_manager import MemoryAccount
+from vectorizer_engine.config import StorageType
+from vectorizer_engine.errors import StoreCorrupt
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.manifest import Manifest
+from vectorizer_engine.storage.object_log import ObjectLog
+from vectorizer_engine.storage.object_store import ObjectMissing, ObjectStore, repeated
+from vectorizer_engine.storage.read_ahead import read_ahead
+from vectorizer_engine.storage.segment import (
+    CHECKSUMS_NAME,
+    POINTS_NAME,
+    VECTORS_NAME,
+    FileChecksum,
+    checksum_of,
+)
+from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore
+
+logger = logging.getLogger(__name__)
+
+_FILES = (VECTORS_NAME, POINTS_NAME, CHECKSUMS_NAME)
+_PIECE_BYTES = 4 * 1024**2
+
+
+class StoredSegment(msgspec.Struct, frozen=True):
+    """Where the objects of a segment are, and what is in them."""
+
+    folder: str
+    files: dict[str, FileChecksum]
+
+
+class SharedManifest(msgspec.Struct, frozen=True):
+    """What a checkpoint holds. `stored` tells of each segment by its id, those in quarantine included."""
+
+    manifest: Manifest
+    stored: dict[int, StoredSegment]
+
+
+class ObjectSegmentStore(FileSegmentStore):
+    """Segments below *prefix* in *store*, copied to *folder*, for whoever has claimed *log*."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        store: ObjectStore,
+        prefix: str,
+        log: ObjectLog,
+        garbage: Garbage,
+        dimension: int,
+        storage: StorageType,
+        memory: MemoryAccount,
+        files: Files,
+    ) -> None:
+        """Raises OSError where the folder cannot be used."""
+        self._store = store
+        self._prefix = f"{prefix}/segments"
+        self._log = log
+        self._garbage = garbage
+        self._stored: dict[int, StoredSegment] = {}
+        for name in ("segments", "quarantine"):
+            files.make_folder(folder / name)
+        super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
+        # Listed before a checkpoint and deleted after it: then no successor's segment can be among them.
+        self._leftovers = {name for name, _ in repeated(lambda: list(store.list(self._prefix)))}
+
+    def _load_manifest(self) -> Manifest:
+        state = self._log.checkpoint.state
+        if not state:
+            return Manifest()
+        shared = msgspec.msgpack.decode(state, type=SharedManifest)
+        self._stored = shared.stored
+        return shared.manifest
+
+    def _save_manifest(self, manifest: Manifest) -> None:
+        if not self._log.replayed:
+            return  # what was set aside in opening: the next checkpoint says so, and until then the next opening
+        kept = {entry.id for entry in manifest.segments} | {entry.id for entry in manifest.quarantined}
+        stored = {number: each for number, each in dict(self._stored).items() if number in kept}
+        state = msgspec.msgpack.encode(SharedManifest(manifest, stored))
+        self._log.write_checkpoint(state, applied=manifest.applied)
+        named = {name for number in list(self._stored) for name in self._names(number)}
+        self._garbage.add(self._leftovers - named)
+        self._leftovers = set()
+
+    def _make(self, number: int, batches: Batches) -> None:
+        self._garbage.sweep()
+        super()._make(number, batches)
+        path = self._path(number)
+        self._stored[number] = StoredSegment(
+            f"{number:08d}-{self._log.writer}", {name: checksum_of(path / name) for name in _FILES}
+        )
+        for name, object_name in zip(_FILES, self._names(number), strict=True):
+            repeated(lambda name=name, target=object_name: self._store.upload(target, path / name))  # type: ignore[misc]
+
+    def _remove(self, number: int) -> None:
+        super()._remove(number)
+        if number in self._stored:
+            self._garbage.add(self._names(number))
+            del self._stored[number]
+
+    def _verify(self, number: int) -> None:
+        path = self._path(number)
+        stored = self._stored[number]
+        if _is_copy(path, stored):
+            return
+        logger.info("segment %d of %s is fetched from the store", number, self._prefix)
+        self._files.remove_tree(path)
+        self._files.make_folder(path)
+        for name, object_name in zip(_FILES, self._names(number), strict=True):
+            self._fetch(object_name, path / name, stored.files[name].size)
+        for name, expected in stored.files.items():
+            found = checksum_of(path / name)
+            if found != expected:
+                raise StoreCorrupt(
+                    f"the object {self._prefix}/{stored.folder}/{name} fails its checksum: expected {expected.size} "
+                    f"bytes with CRC32C {expected.crc32c:08x}, found {found.size} bytes with {found.crc32c:08x}"
+                )
+
+    def _fetch(self, name: str, path: Path, size: int) -> None:
+        pieces = [(start, min(_PIECE_BYTES, size - start)) for start in range(0, size, _PIECE_BYTES)]
+        descriptor = self._files.create(path)
+        try:
+            contents = read_ahead(
+                lambda index: repeated(lambda: self._store.read_range(name, *pieces[index])),
+                [length for _, length in pieces],
+            )
+            for (start, _), content in zip(pieces, contents, strict=True):
+                self._files.write(descriptor, content, start)
+        except ObjectMissing:
+            raise StoreCorrupt(f"the object {name} is missing") from None
+        finally:
+            os.close(descriptor)
+
+    def _names(self, number: int) -> list[str]:
+        return [f"{self._prefix}/{self._stored[number].folder}/{name}" for name in _FILES]
+
+
+def _is_copy(path: Path, stored: StoredSegment) -> bool:
+    """Whether the folder holds exactly what was stored. Reads all of it."""
+    try:
+        return all(checksum_of(path / name) == expected for name, expected in stored.files.items())
+    except OSError:
+        return False
