@@ -68,7 +68,7 @@ def read_back(folder: Path) -> tuple[list[Points], list[int] | None]:
 
 def contents(collection: Collection) -> Points:
     assert collection.info().problems == ()
-    records, following = collection.scroll(limit=10_000, with_vector=True)
+    records, following = collection.scroll(limit=10_000)
     assert following is None
     points: Points = {}
     for record in records:

@@ -7,6 +7,7 @@ usual framework. Starting and stopping is `api.server`'s affair.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -14,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qsl
 
+from vectorizer_engine.api.answers import STREAM_BYTES, Outgoing, encode
 from vectorizer_engine.api.auth import Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
 from vectorizer_engine.api.call import Call, Engine, Plain
-from vectorizer_engine.api.errors import HttpError, answer_error, encode
+from vectorizer_engine.api.errors import HttpError, answer_error
 from vectorizer_engine.api.pace import Pace
-from vectorizer_engine.api.results import encode_result
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ROUTES
 from vectorizer_engine.errors import (
@@ -30,9 +31,16 @@ from vectorizer_engine.errors import (
     StoreClosed,
 )
 
+logger = logging.getLogger(__name__)
+
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _JSON = b"application/json"
+
+WRITE_SECONDS = 60.0
+"""How long a client may take to read a piece of a long answer, which holds memory all the while."""
+
+_SMALLER = "ask for less at a time"
 
 WRITERS = 16
 """Writers mostly wait for the disk; the more wait together, the more share one fsync."""
@@ -70,33 +78,53 @@ class Application:
         route: Route | None = None
         try:
             route, path = self._router.match(scope["method"], scope["raw_path"])
-            answer = await self._answer(route, path, scope, receive, began)
+            answer = await self._answer(route, path, scope, receive, send, began)
         except ClientDisconnected:
             return
         except Exception as error:  # noqa: BLE001 - every error becomes an answer, and bugs are logged
             answer = self._failure(error, began)
-        await self._send(answer, send)
-        self._observe(route, answer.status, time.perf_counter() - began)
+        status = 200
+        if answer is not None:
+            await self._send(answer, send)
+            status = answer.status
+        self._observe(route, status, time.perf_counter() - began)
 
     async def _answer(
-        self, route: Route, path: dict[str, str], scope: dict[str, Any], receive: Receive, began: float
-    ) -> Plain:
+        self,
+        route: Route,
+        path: dict[str, str],
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        began: float,
+    ) -> Plain | None:
+        """The answer, unless it was so long that it has been sent in pieces."""
         headers = scope["headers"]
         tenant = self._authenticator.check(presented_key(headers), route.access)
         query = _query(scope["query_string"], route) if scope["query_string"] else {}
-        if route.where is Where.LOOP:
-            return self._perform(route, Call(self._engine, tenant, path, query, b""), began)
-        length = _body_length(headers)
-        if length == 0:
-            return await self._run(route, Call(self._engine, tenant, path, query, b""), began)
-        async with Body(
-            receive, length=length, largest=self._largest, memory=self._engine.request_memory
-        ) as body:
-            return await self._run(route, Call(self._engine, tenant, path, query, body), began)
+        share = Body(
+            receive,
+            length=0 if route.where is Where.LOOP else _body_length(headers),
+            largest=self._largest,
+            memory=self._engine.request_memory,
+        )
+        async with share as body:
+            call = Call(self._engine, tenant, path, query, body)
+            answer = await self._run(route, call, began)
+            while isinstance(answer, Outgoing) and answer.needed > answer.granted:
+                await share.hold(answer.needed, advice=answer.advice)
+                answer.granted = answer.needed
+                answer = await self._run_in_thread(Where.READERS, call, self._advance, answer, call, began)
+            if isinstance(answer, Outgoing):
+                await self._send_in_pieces(answer, share, receive, send)
+                return None
+            return answer
 
-    async def _run(self, route: Route, call: Call, began: float) -> Plain:
+    async def _run(self, route: Route, call: Call, began: float) -> Plain | Outgoing:
+        if route.where is Where.LOOP:
+            return self._perform(route, call, began)
         if route.where is not Where.SEARCHERS:
-            return await self._run_in_thread(self._pools[route.where], route, call, began)
+            return await self._run_in_thread(route.where, call, self._perform, route, call, began)
         collection = call.tenant, call.path["collection"]
         self._searches += 1
         try:
@@ -105,14 +133,16 @@ class Application:
             if self._searches == 1 and self._pace.is_brief(collection, call.body):
                 answer = self._perform(route, call, began)
             else:
-                answer = await self._run_in_thread(self._pools[Where.READERS], route, call, began)
+                answer = await self._run_in_thread(Where.READERS, call, self._perform, route, call, began)
             self._pace.note(collection, time.perf_counter() - started)
             return answer
         finally:
             self._searches -= 1
 
-    async def _run_in_thread(self, pool: ThreadPoolExecutor, route: Route, call: Call, began: float) -> Plain:
-        running = asyncio.get_running_loop().run_in_executor(pool, self._perform, route, call, began)
+    async def _run_in_thread(
+        self, where: Where, call: Call, work: Callable[..., Plain | Outgoing], *arguments: Any
+    ) -> Plain | Outgoing:
+        running = asyncio.get_running_loop().run_in_executor(self._pools[where], work, *arguments)
         if "timeout" not in call.query:
             return await running
         try:
@@ -123,24 +153,34 @@ class Application:
                 f"not done within timeout={call.query['timeout']} seconds; a write may still happen",
             ) from None
 
-    def _perform(self, route: Route, call: Call, began: float) -> Plain:
-        """Run the handler and encode its result, all on the current thread.
-
-        Errors become answers here: one that crossed to the loop would keep the frames that it passed, and the
-        request's body with them, until the next garbage collection.
-        """
+    def _perform(self, route: Route, call: Call, began: float) -> Plain | Outgoing:
+        """Run the handler and make the first piece of its answer, all on the current thread."""
         try:
             result = route.handler(call)
             if isinstance(result, Plain):
                 return result
-            encoded = encode_result(result)
-        except (StorageFailure, StoreClosed) as error:
-            deleted = CollectionNotFound(call.path["collection"]) if call.lost_its_collection else None
-            return self._failure(deleted or error, began)
-        except Exception as error:  # noqa: BLE001 - as above
-            return self._failure(error, began)
-        seconds = time.perf_counter() - began
-        return Plain(b'{"result":%b,"status":"ok","time":%.9f}' % (encoded, seconds), _JSON)
+            outgoing = Outgoing(result, began=began)
+        except Exception as error:  # noqa: BLE001 - see _failure_of
+            return self._failure_of(error, call, began)
+        return self._advance(outgoing, call, began)
+
+    def _advance(self, outgoing: Outgoing, call: Call, began: float) -> Plain | Outgoing:
+        """Go on making an answer of which nothing was sent: it is whole afterwards, or too long, or in need."""
+        try:
+            outgoing.advance()
+        except Exception as error:  # noqa: BLE001 - see _failure_of
+            return self._failure_of(error, call, began)
+        return Plain(outgoing.take(), _JSON) if outgoing.finished else outgoing
+
+    def _failure_of(self, error: Exception, call: Call, began: float) -> Plain:
+        """Errors become answers on the handler's thread.
+
+        One that crossed to the loop would keep the frames that it passed, and the request's body with them,
+        until the next garbage collection.
+        """
+        if isinstance(error, StorageFailure | StoreClosed) and call.lost_its_collection:
+            error = CollectionNotFound(call.path["collection"])
+        return self._failure(error, began)
 
     def _failure(self, error: Exception, began: float) -> Plain:
         if isinstance(error, ClusterConfigViolation):
@@ -150,15 +190,44 @@ class Application:
         return Plain(encode(failure.body), _JSON, failure.status, failure.headers)
 
     async def _send(self, answer: Plain, send: Send) -> None:
-        headers = [
-            (b"content-type", answer.content_type),
-            (b"content-length", str(len(answer.body)).encode()),
-            *answer.headers,
-        ]
-        if self._engine.stopping:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        length = (b"content-length", b"%d" % len(answer.body))
+        await self._send_start(send, answer.status, answer.content_type, length, *answer.headers)
         await send({"type": "http.response.body", "body": answer.body})
+
+    async def _send_start(
+        self, send: Send, status: int, content_type: bytes, *headers: tuple[bytes, bytes]
+    ) -> None:
+        all_headers = [(b"content-type", content_type), *headers]
+        if self._engine.stopping:
+            all_headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    async def _send_in_pieces(self, outgoing: Outgoing, share: Body, receive: Receive, send: Send) -> None:
+        """Send an answer that is longer than a piece. Where that fails, the client sees the connection break off."""
+        await share.hold(outgoing.needed + STREAM_BYTES, advice=_SMALLER)
+        loop = asyncio.get_running_loop()
+        disconnected = asyncio.ensure_future(receive())
+        try:
+            await self._send_start(send, 200, _JSON)
+            while True:
+                message = {"type": "http.response.body", "body": outgoing.take()}
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await send(message | {"more_body": not outgoing.finished})
+                if outgoing.finished:
+                    return
+                if disconnected.done():
+                    raise ClientDisconnected
+                if outgoing.needed > outgoing.granted:
+                    await share.hold(outgoing.needed + STREAM_BYTES, advice=outgoing.advice)
+                    outgoing.granted = outgoing.needed
+                await loop.run_in_executor(self._pools[Where.READERS], outgoing.advance)
+        except ClientDisconnected:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must not take the answer for whole
+            logger.error("an answer was broken off: %s", str(error) or type(error).__name__)
+            raise ClientDisconnected from None
+        finally:
+            disconnected.cancel()
 
     def _observe(self, route: Route | None, status: int, seconds: float) -> None:
         method, pattern = (route.method, route.pattern) if route else ("other", "other")

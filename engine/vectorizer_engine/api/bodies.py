@@ -1,7 +1,8 @@
-"""Reading request bodies under two limits: bytes of one body, and bytes of all bodies in flight.
+"""Reading request bodies under two limits: bytes of one body, and bytes that all requests in flight hold.
 
 A request waits for its share of the second limit before its body is read, so that the operating system's
-buffers and the client's patience hold what the engine has no room for. Decoding is not done here.
+buffers and the client's patience hold what the engine has no room for. What making the answer takes comes out of
+the same share. Decoding is not done here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ClientDisconnected(Exception):
 
 
 class RequestMemory:
-    """The byte budget of all bodies in flight. Belongs to one event loop. First come, first served."""
+    """The byte budget of all requests in flight. Belongs to one event loop. First come, first served."""
 
     def __init__(self, limit: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self.limit = limit
@@ -56,8 +57,8 @@ class RequestMemory:
                 raise
             raise HttpError(
                 429,
-                f"no memory for {nbytes} bytes of request body: requests in flight hold {self.used} of "
-                f"{self.limit} bytes (server.request_memory_bytes): send fewer at a time or smaller batches",
+                f"no memory for {nbytes} bytes of this request: requests in flight hold {self.used} of "
+                f"{self.limit} bytes (server.request_memory_bytes): send fewer at a time or smaller ones",
                 RETRY_SOON,
             ) from None
 
@@ -83,9 +84,12 @@ class Body:
         self._largest = largest
         self._memory = memory
         self._reserved = 0
+        self._answer_bytes = 0
 
     async def __aenter__(self) -> bytes | bytearray:
         """The whole body. Raises HttpError 413, 408 or 429, and ClientDisconnected."""
+        if self._length == 0:
+            return b""
         try:
             if self._length is not None:
                 await self._reserve(self._length)
@@ -100,6 +104,20 @@ class Body:
 
     async def __aexit__(self, *_: object) -> None:
         self._release()
+
+    async def hold(self, nbytes: int, *, advice: str) -> None:
+        """Hold *nbytes* besides the body, to make the answer. Raises HttpError 422 or 429."""
+        more = nbytes - self._answer_bytes
+        if self._reserved + more > self._memory.limit:
+            raise HttpError(
+                422,
+                f"the request would take {self._reserved + more} bytes of memory, more than the "
+                f"{self._memory.limit} of server.request_memory_bytes: {advice}",
+            )
+        if more > 0:
+            await self._memory.reserve(more)
+            self._reserved += more
+            self._answer_bytes = nbytes
 
     async def _read(self) -> bytes | bytearray:
         message = await self._receive()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vectorizer_engine.api.answers import Fragments
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.errors import RETRY_SOON, HttpError
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
@@ -85,5 +86,5 @@ class Plain:
     headers: tuple[tuple[bytes, bytes], ...] = field(default=())
 
 
-Answer = Any | Plain
-"""A handler's result: encoded as JSON into the envelope, unless it is `Plain`."""
+Answer = Any | Fragments | Plain
+"""A handler's result: a value, or fragments of its JSON, that goes into the envelope; unless it is `Plain`."""

@@ -10,8 +10,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from vectorizer_engine import errors
 
 logger = logging.getLogger(__name__)
@@ -103,6 +101,3 @@ def _details(error: Exception) -> dict[str, Any]:
             },
         }
     return {}
-
-
-encode = msgspec.json.Encoder().encode

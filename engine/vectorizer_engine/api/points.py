@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from vectorizer_engine.api.answers import Fragments, Hold, encode, listed
 from vectorizer_engine.api.call import Call
 from vectorizer_engine.api.decoding import decode, decode_ids, decode_vectors, first_byte
 from vectorizer_engine.api.errors import ValidationFailed
@@ -22,6 +24,7 @@ from vectorizer_engine.api.requests import (
 )
 from vectorizer_engine.api.results import Selection
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter, parse_id
+from vectorizer_engine.collection.records import Record
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
 from vectorizer_engine.index.base import Vectors
@@ -36,6 +39,12 @@ _delete_payload = msgspec.json.Decoder(DeletePayload)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
 
 _SCROLL_LIMIT = 10
+
+_POINTS_AT_ONCE = 500
+"""An answer holds so many points at a time: without their payloads and vectors, a quarter of a megabyte."""
+
+_DECODED_IDS = 12
+"""A list of ids takes up to so many times its JSON once it is decoded: short numbers do."""
 
 _DIGITS = len(str(2**64))
 """No id has more. Python refuses to convert thousands of them."""
@@ -141,32 +150,45 @@ def get_point(call: Call) -> Any:
     number = text.isascii() and text.isdigit() and len(text) <= _DIGITS
     point = parse_id(int(text) if number else text, where="the path's id")
     selection = Selection(True, True)
-    found = call.collection.retrieve([point], with_payload=True, with_vector=True)
+    found = call.collection.retrieve([point])
     if not found:
         raise PointNotFound(collection=call.collection.name, point=point)
     return selection.record(found[0])
 
 
-def retrieve_points(call: Call) -> Any:
+def retrieve_points(call: Call) -> Fragments:
+    yield Hold(_DECODED_IDS * len(call.body), "ask for fewer ids at a time")
     body = decode(_retrieve, call.body)
     selection = Selection(body.with_payload, _either(body.with_vector, body.with_vectors))
-    found = call.collection.retrieve(
-        decode_ids(body.ids, where="ids"), with_payload=selection.payload, with_vector=selection.vector
+    ids = decode_ids(body.ids, where="ids")
+    collection = call.collection
+    yield from listed(
+        selection.record(record)
+        for start in range(0, len(ids), _POINTS_AT_ONCE)
+        for record in collection.retrieve(ids[start : start + _POINTS_AT_ONCE])
     )
-    return [selection.record(record) for record in found]
 
 
-def scroll_points(call: Call) -> Any:
+def scroll_points(call: Call) -> Fragments:
     body = decode(_scroll, call.body)
     selection = Selection(body.with_payload, _either(body.with_vector, body.with_vectors))
-    found, following = call.collection.scroll(
-        start=None if body.offset is None else parse_id(body.offset, where="offset"),
-        limit=at_least_one(body.limit, default=_SCROLL_LIMIT),
-        predicate=compile_filter(body.filter),
-        with_payload=selection.payload,
-        with_vector=selection.vector,
-    )
-    return {"points": [selection.record(record) for record in found], "next_page_offset": following}
+    following = None if body.offset is None else parse_id(body.offset, where="offset")
+    limit = at_least_one(body.limit, default=_SCROLL_LIMIT)
+    predicate = compile_filter(body.filter)
+    collection = call.collection
+
+    def found() -> Iterator[Record]:
+        nonlocal following, limit
+        while limit:
+            records, following = collection.scroll(
+                start=following, limit=min(limit, _POINTS_AT_ONCE), predicate=predicate
+            )
+            yield from records
+            limit = 0 if following is None else limit - len(records)
+
+    yield b'{"points":'
+    yield from listed(map(selection.record, found()))
+    yield b',"next_page_offset":' + encode(following) + b"}"
 
 
 def count_points(call: Call) -> Any:

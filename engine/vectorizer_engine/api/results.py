@@ -1,48 +1,74 @@
-"""Points on their way to the client: payload and vector as it asked for them, in Qdrant's shapes."""
+"""Points on their way to the client: payload and vector as it asked for them, in Qdrant's shapes.
+
+A payload goes out as it is stored, as JSON; it is decoded only where the client asked for a part of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode
 from vectorizer_engine.api.requests import WithPayload
 from vectorizer_engine.collection.payload_path import Projection, excluding, including
-from vectorizer_engine.collection.types import Record, Scored
+from vectorizer_engine.collection.records import Record, Scored, decode_payload
+from vectorizer_engine.collection.view import Place
 from vectorizer_engine.errors import InvalidRequest
+
+_DECODED = 16
+"""A payload takes up to so many times its size while a part of it is chosen: small numbers in lists do."""
 
 
 class Selection:
     """What of each point the client wants to see."""
 
-    __slots__ = ("_project", "payload", "vector")
+    __slots__ = ("_payload", "_project", "_vector")
 
     def __init__(self, with_payload: WithPayload, with_vector: bool | list[str] | None) -> None:
         """Raises InvalidRequest for named vectors and for what is no payload path."""
         if isinstance(with_vector, list):
             raise InvalidRequest("with_vector: named vectors are not supported: send true or false")
-        self.vector = bool(with_vector)
-        self.payload = with_payload is not None and with_payload is not False
+        self._vector = bool(with_vector)
+        self._payload = with_payload is not None and with_payload is not False
         self._project = _projection(with_payload)
 
-    def record(self, point: Record) -> dict[str, Any]:
-        result: dict[str, Any] = {"id": point.id}
-        self._add_parts(result, point)
-        return result
+    def record(self, point: Record) -> Fragments:
+        return self._point({"id": point.id}, point)
 
-    def scored(self, point: Scored) -> dict[str, Any]:
-        result: dict[str, Any] = {"id": point.id, "version": point.version, "score": point.score}
-        self._add_parts(result, point)
-        return result
+    def scored(self, point: Scored) -> Fragments:
+        # A score is a float32, and is printed as one: 0.1 and not 0.10000000149011612.
+        return self._point(
+            {"id": point.id, "version": point.version, "score": np.float32(point.score)}, point
+        )
 
-    def _add_parts(self, result: dict[str, Any], point: Record) -> None:
-        if self.payload:
-            payload = point.payload or {}
-            result["payload"] = payload if self._project is None else self._project(payload)
-        if self.vector:
-            result["vector"] = point.vector
+    def _point(self, fields: dict[str, Any], point: Record) -> Fragments:
+        text = encode(fields)
+        if not self._payload and not self._vector:
+            yield text
+            return
+        yield text[:-1]
+        if self._payload:
+            yield b',"payload":'
+            yield from _whole(point.place) if self._project is None else _part(point.place, self._project)
+        if self._vector:
+            yield b',"vector":'
+            yield encode(point.vector)
+        yield b"}"
+
+
+def _whole(place: Place) -> Fragments:
+    size = place.payload_size
+    if not size:
+        yield b"{}"
+    for start in range(0, size, PIECE_BYTES):
+        yield place.payload(start, start + PIECE_BYTES)
+
+
+def _part(place: Place, project: Projection) -> Fragments:
+    yield Hold(_DECODED * place.payload_size, "ask for the whole payload, which is not decoded")
+    yield encode(project(decode_payload(place.payload())))
 
 
 def _projection(with_payload: WithPayload) -> Projection | None:
@@ -58,13 +84,3 @@ def _projection(with_payload: WithPayload) -> Projection | None:
         )
     [(name, paths)] = with_payload.items()
     return makers[name](paths)
-
-
-def _numbers(value: object) -> object:
-    """Vectors become numbers one at a time while they are encoded, never all at once."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"an answer holds a {type(value).__name__}")
-
-
-encode_result = msgspec.json.Encoder(enc_hook=_numbers).encode

@@ -12,8 +12,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from vectorizer_engine import __version__
+from vectorizer_engine.api.answers import encode
 from vectorizer_engine.api.call import Call, Engine, Plain
-from vectorizer_engine.api.errors import encode
 from vectorizer_engine.cache.memory_manager import AccountSnapshot, CacheType, EvictionReason, MemorySnapshot
 from vectorizer_engine.metrics import process_memory
 from vectorizer_engine.tenants import NO_TENANT

@@ -15,6 +15,7 @@ import numpy as np
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.collection.cached_search import search_with_cache
+from vectorizer_engine.collection.records import Record, Scored, decode_payload, records, scored
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import (
     CollectionInfo,
@@ -24,15 +25,12 @@ from vectorizer_engine.collection.types import (
     Payload,
     PointId,
     Predicate,
-    Record,
-    Scored,
 )
-from vectorizer_engine.collection.view import Accepts, Found, Place, SearchMode
+from vectorizer_engine.collection.view import Accepts, SearchMode
 from vectorizer_engine.errors import DimensionMismatch, InvalidPoint, InvalidVector, PointNotFound
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.keys import decode_id, encode_id
-from vectorizer_engine.storage.segment import StoredPoint
 
 _POINTS_AT_ONCE = 1000
 """A change that a filter selects is written in steps of so many points."""
@@ -172,13 +170,11 @@ class Collection:
         """Remove the whole payload. Raises PointNotFound for an unknown id."""
         return self._change_payload(lambda _: {}, ids, predicate, wait)
 
-    def retrieve(
-        self, ids: Iterable[PointId], *, with_payload: bool = True, with_vector: bool = False
-    ) -> list[Record]:
+    def retrieve(self, ids: Iterable[PointId]) -> list[Record]:
         """The points of *ids* that exist, in the order asked for."""
         keys = [encode_id(point) for point in ids]
         places = [place for place in self._shard.find(keys) if place is not None]
-        return [_record(place.point, place, with_payload, with_vector) for place in places]
+        return records(places)
 
     def scroll(
         self,
@@ -186,17 +182,17 @@ class Collection:
         start: PointId | None = None,
         limit: int,
         predicate: Predicate | None = None,
-        with_payload: bool = True,
-        with_vector: bool = False,
     ) -> tuple[list[Record], PointId | None]:
         """Up to *limit* points in id order from *start* on, and the id to go on with (None at the end)."""
-        scan = self._shard.view.scan(b"" if start is None else encode_id(start))
-        if predicate is not None:
+        view, first = self._shard.view, b"" if start is None else encode_id(start)
+        if predicate is None:
+            scan = view.scan_keys(first)
+        else:
             accepts = _accepts(predicate)
-            scan = (item for item in scan if accepts(item[0]))
+            scan = ((point.key, place) for point, place in view.scan(first) if accepts(point))
         page = list(islice(scan, limit + 1))
-        following = decode_id(page[limit][0].key) if len(page) > limit else None
-        return [_record(*item, with_payload, with_vector) for item in page[:limit]], following
+        following = decode_id(page[limit][0]) if len(page) > limit else None
+        return records([place for _, place in page[:limit]]), following
 
     def count(self, predicate: Predicate | None = None) -> int:
         """How many points there are, or how many of them *predicate* takes. Exact."""
@@ -213,8 +209,6 @@ class Collection:
         score_threshold: float | None = None,
         exact: bool = False,
         ef: int | None = None,
-        with_payload: bool = False,
-        with_vector: bool = False,
     ) -> list[list[Scored]]:
         """For each row of *queries* (float32 [q, d]) the nearest points, closest first.
 
@@ -230,11 +224,13 @@ class Collection:
             accepts = None if predicate is None else _accepts(predicate)
             answers = self._shard.view.search(rows, offset + limit, how, accepts=accepts)
         return [
-            [
-                _scored(found, with_payload, with_vector)
-                for found in answer[offset:]
-                if score_threshold is None or _reaches(found.score, score_threshold, distance)
-            ]
+            scored(
+                [
+                    found
+                    for found in answer[offset:]
+                    if score_threshold is None or _reaches(found.score, score_threshold, distance)
+                ]
+            )
             for answer in answers
         ]
 
@@ -249,7 +245,7 @@ class Collection:
         number = self._shard.last_number
         for keys in self._selected(accepts) if accepts else self._existing(ids or ()):
             number = self._shard.change_payload(
-                keys, lambda text: _encode_payload(change(_decode_payload(text))), accepts, wait=wait
+                keys, lambda text: _encode_payload(change(decode_payload(text))), accepts, wait=wait
             )
         return number
 
@@ -302,7 +298,7 @@ def _pieces(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _accepts(predicate: Predicate) -> Accepts:
-    return lambda point: predicate(decode_id(point.key), _decode_payload(point.payload))
+    return lambda point: predicate(decode_id(point.key), decode_payload(point.payload))
 
 
 def _encode_payload(payload: Mapping[str, Any] | None) -> bytes:
@@ -323,30 +319,6 @@ def _is_deep(payload: Mapping[str, Any]) -> bool:
         inner = (each.values() if isinstance(each, Mapping) else each for each in level)
         level = [value for values in inner for value in values if isinstance(value, Mapping | list)]
     return bool(level)
-
-
-def _decode_payload(text: bytes) -> Payload:
-    payload: Payload = msgspec.json.decode(text) if text else {}
-    return payload
-
-
-def _record(point: StoredPoint, place: Place, with_payload: bool, with_vector: bool) -> Record:
-    return Record(
-        id=decode_id(point.key),
-        payload=_decode_payload(point.payload) if with_payload else None,
-        vector=place.vector if with_vector else None,
-    )
-
-
-def _scored(found: Found, with_payload: bool, with_vector: bool) -> Scored:
-    point = found.place.point
-    return Scored(
-        id=decode_id(point.key),
-        payload=_decode_payload(point.payload) if with_payload else None,
-        vector=found.place.vector if with_vector else None,
-        score=found.score,
-        version=point.version,
-    )
 
 
 def _reaches(score: float, threshold: float, distance: Distance) -> bool:

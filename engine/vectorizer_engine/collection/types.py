@@ -1,4 +1,4 @@
-"""The vocabulary of collections: points in, points out, and what describes a collection."""
+"""The vocabulary of collections: what a point is made of, and what describes a collection."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import msgspec
-
 from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import InvalidRequest
-from vectorizer_engine.index.base import Distance, Vectors
+from vectorizer_engine.index.base import Distance
 from vectorizer_engine.storage.keys import PointId
 
 __all__ = [
@@ -23,8 +21,6 @@ __all__ = [
     "Payload",
     "PointId",
     "Predicate",
-    "Record",
-    "Scored",
     "StorageType",
 ]
 
@@ -50,25 +46,6 @@ class CollectionParams:
             raise InvalidRequest(
                 f"vector size is {self.dimension}: expected a whole number from 1 to {MAX_DIMENSION}"
             )
-
-
-class Record(msgspec.Struct):
-    """A point as it is read. What was not asked for is None.
-
-    `vector` is float32 of shape [d], as the client sent it; with cosine it is stored, and given back,
-    with length 1, as in Qdrant.
-    """
-
-    id: PointId
-    payload: Payload | None
-    vector: Vectors | None
-
-
-class Scored(Record):
-    """A point that a search found. `version` is the operation that last changed it."""
-
-    score: float
-    version: int
 
 
 class CollectionStatus(StrEnum):

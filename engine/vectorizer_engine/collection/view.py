@@ -160,20 +160,34 @@ class View:
         self, queries: Vectors, limit: int, how: SearchMode, *, accepts: Accepts | None
     ) -> list[list[Found]]:
         """For each row of *queries* (float32 [q, d], C order) up to *limit* nearest points, closest first."""
-        answers: list[list[Found]] = [[] for _ in queries]
+        asked: list[tuple[Part, list[Hits]]] = []
         for part in self.parts:
             allowed = part.live if accepts is None else part.select(accepts)
             if allowed.count == 0:
                 continue
-            for answer, hits in zip(answers, part.search(queries, limit, allowed, how), strict=True):
-                answer.extend(
-                    Found(Place(part, offset), score)
-                    for offset, score in zip(hits.offsets.tolist(), hits.scores.tolist(), strict=True)
-                )
-        for answer in answers:
-            answer.sort(key=lambda found: found.score, reverse=how.distance.larger_is_closer)
-            del answer[limit:]
-        return answers
+            asked.append((part, part.search(queries, limit, allowed, how)))
+        return [
+            _nearest([(part, answers[row]) for part, answers in asked], limit, how.distance)
+            for row in range(len(queries))
+        ]
+
+
+def _nearest(answers: list[tuple[Part, Hits]], limit: int, distance: Distance) -> list[Found]:
+    """The nearest of what each part found, closest first."""
+    if len(answers) == 1:
+        [(part, (offsets, scores))] = answers
+        return [
+            Found(Place(part, offset), score)
+            for offset, score in zip(offsets.tolist(), scores.tolist(), strict=True)
+        ]
+    if not answers:
+        return []
+    scores = np.concatenate([hits.scores for _, hits in answers])
+    offsets = np.concatenate([hits.offsets for _, hits in answers])
+    parts = np.repeat(np.arange(len(answers)), [len(hits.offsets) for _, hits in answers])
+    order = np.argsort(-scores if distance.larger_is_closer else scores, kind="stable")[:limit]
+    nearest = zip(parts[order].tolist(), offsets[order].tolist(), scores[order].tolist(), strict=True)
+    return [Found(Place(answers[part][0], offset), score) for part, offset, score in nearest]
 
 
 class CurrentView:

@@ -49,6 +49,8 @@ A_REQUEST = "lives as long as one request, whose body the request budget holds"
 A_FILE = "one for each file in the watched folders; standalone mode only"
 
 BOUNDED = {
+    "api.answers.Outgoing._held": "one for each kind of thing that is held",
+    "api.answers.Outgoing._pending": "one piece of an answer, and the request budget holds the piece",
     "api.app.Application._pools": A_ROUTE,
     "api.auth.Authenticator._callers": A_TENANT,
     "api.call.Engine.results": A_TENANT,

@@ -42,7 +42,7 @@ def everything(collection: Collection) -> Points:
     points: Points = {}
     start: PointId | None = None
     while True:
-        page, start = collection.scroll(start=start, limit=7, with_vector=True)
+        page, start = collection.scroll(start=start, limit=7)
         for record in page:
             assert record.id not in points, "a scroll shows a point once"
             assert record.vector is not None

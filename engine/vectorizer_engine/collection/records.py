@@ -1,0 +1,80 @@
+"""Points as they are read: id and version are there at once, payload and vector are read when they are asked for.
+
+So what nobody asks for is not read, and a long answer can be given out point by point. A record belongs to the
+view it was found in: it stays as it was, whatever is written meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from vectorizer_engine.collection.types import Payload
+from vectorizer_engine.collection.view import Found, Place
+from vectorizer_engine.index.base import Vectors
+from vectorizer_engine.storage.keys import PointId, decode_id
+from vectorizer_engine.storage.segment import Stamp
+
+
+class Record:
+    """A point. `version` is the operation that last changed it."""
+
+    __slots__ = ("_key", "place", "version")
+
+    def __init__(self, place: Place, stamp: Stamp) -> None:
+        self.place = place
+        self._key, self.version = stamp
+
+    @property
+    def id(self) -> PointId:
+        return decode_id(self._key)
+
+    @property
+    def payload(self) -> Payload:
+        """Read and decoded each time; empty where there is none."""
+        return decode_payload(self.place.payload())
+
+    @property
+    def vector(self) -> Vectors:
+        """float32 of shape [d], as the client sent it; with cosine it is stored, and given back, with length 1."""
+        return self.place.vector
+
+
+class Scored(Record):
+    """A point that a search found, and its score in Qdrant's sense."""
+
+    __slots__ = ("score",)
+
+    def __init__(self, found: Found, stamp: Stamp) -> None:
+        super().__init__(found.place, stamp)
+        self.score = found.score
+
+
+def records(places: Sequence[Place]) -> list[Record]:
+    """The points at *places*, in their order."""
+    return [Record(place, stamp) for place, stamp in zip(places, _stamps(places), strict=True)]
+
+
+def scored(found: Sequence[Found]) -> list[Scored]:
+    """The points that were found, in their order."""
+    stamps = _stamps([each.place for each in found])
+    return [Scored(each, stamp) for each, stamp in zip(found, stamps, strict=True)]
+
+
+def decode_payload(text: bytes) -> Payload:
+    """A payload as it is stored, as a dictionary."""
+    payload: Payload = msgspec.json.decode(text) if text else {}
+    return payload
+
+
+def _stamps(places: Sequence[Place]) -> Iterable[Stamp]:
+    """The stamp of each place, with one read of each part."""
+    by_part: dict[int, list[Place]] = {}
+    for place in places:
+        by_part.setdefault(id(place.part), []).append(place)
+    stamps = {
+        part: iter(those[0].part.source.stamps([place.offset for place in those]))
+        for part, those in by_part.items()
+    }
+    return [next(stamps[id(place.part)]) for place in places]
