@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, NAMESPACE, ROOT, HelmError, Object, helm, only, rendered
+from tests.helm.chart import CHART, NAMESPACE, RELEASE, ROOT, HelmError, Object, helm, only, rendered
 from vectorizer_operator.controller.main import run
 
 
@@ -113,6 +113,103 @@ def test_images_resources_and_placement_follow_the_values() -> None:
     assert pod["affinity"] == {"nodeAffinity": {}}
 
 
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def test_images_may_be_pinned_by_digest() -> None:
+    settings = ("--set", f"image.digest={DIGEST}", "--set", f"engineImage.digest={DIGEST}")
+    (container,) = only(rendered(*settings), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"vectorizer-operator:0.1.0@{DIGEST}"
+    assert f"--default-image=vectorizer:0.1.0@{DIGEST}" in container["args"]
+
+
+def test_common_labels_are_on_everything_and_select_nothing(objects: dict[tuple[str, str], Object]) -> None:
+    labelled = rendered("--set", "commonLabels.team=search", "--set", "networkPolicy.enabled=true")
+    for (kind, name), each in labelled.items():
+        if kind != "CustomResourceDefinition":
+            assert each["metadata"]["labels"]["team"] == "search", name
+    deployment, before = (only(each, "Deployment") for each in (labelled, objects))
+    assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "search"
+    assert deployment["spec"]["selector"] == before["spec"]["selector"]
+
+
+def test_named_namespaces_need_rights_and_reviews_there_only() -> None:
+    chosen = rendered("--set", "watchNamespaces={a,b}")
+    roles = {each["metadata"]["namespace"]: each for (kind, _), each in chosen.items() if kind == "Role"}
+    everywhere = only(rendered(), "ClusterRole")["rules"]
+    hook_right = only(chosen, "ClusterRole")["rules"]
+    assert [rule["resources"] for rule in hook_right] == [["validatingwebhookconfigurations"]]
+    every_role = _documents("Role", "watchNamespaces={a,b}")
+    assert sorted(each["metadata"]["namespace"] for each in every_role) == ["a", "b", NAMESPACE]
+    assert roles["b"]["rules"] + hook_right == everywhere
+    bindings = _documents("RoleBinding", "watchNamespaces={a,b}")
+    assert {binding["subjects"][0]["namespace"] for binding in bindings} == {NAMESPACE}
+    (webhook,) = only(chosen, "ValidatingWebhookConfiguration")["webhooks"]
+    (selected,) = webhook["namespaceSelector"]["matchExpressions"]
+    assert selected == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
+    (container,) = only(chosen, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert [each for each in container["args"] if each.startswith("--namespace")] == [
+        "--namespace=a",
+        "--namespace=b",
+    ]
+
+
+def test_cert_manager_makes_the_certificate_that_the_operator_then_mounts() -> None:
+    managed = rendered("--set", "webhook.certManager.enabled=true", "--set", "watchNamespaces={a}")
+    certificate, issuer = only(managed, "Certificate"), only(managed, "Issuer")
+    assert certificate["spec"]["issuerRef"]["name"] == issuer["metadata"]["name"]
+    configuration = only(managed, "ValidatingWebhookConfiguration")
+    service = configuration["webhooks"][0]["clientConfig"]["service"]
+    assert certificate["spec"]["dnsNames"] == [f"{service['name']}.{service['namespace']}.svc"]
+    injected = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
+    assert injected == f"{NAMESPACE}/{certificate['metadata']['name']}"
+    pod = only(managed, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if "secret" in each]
+    assert volume["secret"]["secretName"] == certificate["spec"]["secretName"]
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
+    assert f"--webhook-certificate={mount['mountPath']}" in container["args"]
+    # Whoever keeps no certificate needs no right to Secrets, nor to the webhook's configuration.
+    rights = json.dumps([each["rules"] for (kind, _), each in managed.items() if kind.endswith("Role")])
+    assert "secrets" not in rights
+    assert "validatingwebhookconfigurations" not in rights
+
+
+def test_an_issuer_that_there_is_already_is_used() -> None:
+    settings = ("webhook.certManager.enabled=true", "webhook.certManager.issuerRef.name=ours")
+    managed = rendered(*(word for setting in settings for word in ("--set", setting)))
+    reference = only(managed, "Certificate")["spec"]["issuerRef"]
+    assert reference == {"name": "ours", "kind": "Issuer", "group": "cert-manager.io"}
+    assert not any(kind == "Issuer" for kind, _ in managed)
+
+
+def test_the_network_policy_names_the_ports_that_the_container_has() -> None:
+    metrics = 'networkPolicy.metricsFrom=[{"namespaceSelector":{}}]'
+    chosen = rendered("--set", "networkPolicy.enabled=true", "--set-json", metrics)
+    policy = only(chosen, "NetworkPolicy")["spec"]
+    (container,) = only(chosen, "Deployment")["spec"]["template"]["spec"]["containers"]
+    webhook, health = policy["ingress"]
+    assert {rule["ports"][0]["port"] for rule in (webhook, health)} == {
+        port["name"] for port in container["ports"]
+    }
+    assert "from" not in webhook
+    assert health["from"] == [{"namespaceSelector": {}}]
+    assert [port["port"] for port in policy["egress"][0]["ports"]] == [443, 6443]
+    assert not any(kind == "NetworkPolicy" for kind, _ in rendered())
+
+
+def test_the_disruption_budget_can_be_left_out() -> None:
+    without = rendered("--set", "podDisruptionBudget.enabled=false")
+    assert not any(kind == "PodDisruptionBudget" for kind, _ in without)
+
+
+def _documents(kind: str, *settings: str) -> list[Object]:
+    """Every object of a kind: those of several namespaces share their names."""
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    text = helm("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *arguments)
+    return [each for each in yaml.safe_load_all(text) if each and each["kind"] == kind]
+
+
 def test_long_release_names_still_make_valid_object_names() -> None:
     text = helm("template", "r" * 53, str(CHART), "--namespace", "n" * 63)
     for each in filter(None, yaml.safe_load_all(text)):
@@ -129,7 +226,15 @@ def test_long_release_names_still_make_valid_object_names() -> None:
         ("webhook.timeoutSeconds=31", "/webhook/timeoutSeconds"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.repository=", "/image/repository"),
-        ("image.digest=x", "digest"),
+        ("image.digest=x", "/image/digest"),
+        ("engineImage.digest=sha256:abc", "/engineImage/digest"),
+        ("watchNamespaces[0]=Search", "/watchNamespaces/0"),
+        ("commonLabels.app\\.kubernetes\\.io/name=x", "app.kubernetes.io/name"),
+        ("webhook.certManager.enable=true", "enable"),
+        ("webhook.certManager.issuerRef.kind=", "/webhook/certManager/issuerRef/kind"),
+        ("podDisruptionBudget.enabled=1", "/podDisruptionBudget/enabled"),
+        ("networkPolicy.apiServerPorts=null", "apiServerPorts"),
+        ("networkPolicy.apiServerPorts[0]=0", "/networkPolicy/apiServerPorts/0"),
         ("imagePullSecrets[0].nam=x", "/imagePullSecrets/0"),
         ("resources.limit.memory=1Gi", "limit"),
         ("logLevel=loud", "/logLevel"),

@@ -18,6 +18,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* An image's reference, of its values and the version that an empty tag stands for. */}}
+{{- define "vectorizer-operator.image" -}}
+{{- printf "%s:%s" .image.repository (.image.tag | default .version) -}}
+{{- with .image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
 {{/* The name of cluster-wide objects; the namespace in it tells them from another team's. */}}
