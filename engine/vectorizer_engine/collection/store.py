@@ -44,6 +44,7 @@ from vectorizer_engine.errors import (
     StoreLocked,
     StoreVersionError,
 )
+from vectorizer_engine.storage.checked_text import decode_checked, encode_checked
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.tenants import NO_TENANT
 
@@ -178,7 +179,7 @@ class VectorStore:
             try:
                 self._files.make_folder(making / _SHARD)
                 create_shard(making / _SHARD, files=self._files)
-                self._files.replace_file(making / _DESCRIPTION, msgspec.json.encode(created))
+                self._files.replace_file(making / _DESCRIPTION, encode_checked(msgspec.json.encode(created)))
                 self._files.rename(making, folder)
                 self._files.sync_folder(self._root)
                 return self._open_collection(created, folder)
@@ -312,7 +313,7 @@ def check_format(path: Path, files: Files) -> None:
         files.replace_file(file, f"vectorizer-storage {FORMAT}\n".encode())
         return
     match = _FORMAT_LINE.fullmatch(file.read_bytes())
-    if match is None:
+    if match is None or int(match[1]) == 0:
         raise StoreVersionError(f"{file} is not the format file of a data folder: check storage.path")
     if int(match[1]) > FORMAT:
         raise StoreVersionError(
@@ -339,8 +340,8 @@ def read_description(folder: Path) -> Description:
     """Raises StoreCorrupt, also where the folder's name tells of another tenant: no tenant may get another's data."""
     path = folder / _DESCRIPTION
     try:
-        described = msgspec.json.decode(path.read_bytes(), type=Description)
-    except (OSError, msgspec.DecodeError) as error:
+        described = msgspec.json.decode(decode_checked(path.read_bytes()), type=Description)
+    except (OSError, ValueError) as error:
         raise StoreCorrupt(f"{path} cannot be read: {error}") from error
     before_name = folder.name.split(".")[:-2]
     if before_name != ([described.tenant] if described.tenant else []):

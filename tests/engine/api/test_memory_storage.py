@@ -21,6 +21,7 @@ from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, Distance, StorageType
 from vectorizer_engine.errors import ClusterConfigViolation, StorageFailure
+from vectorizer_engine.storage.checked_text import encode_checked
 
 DIMENSION = 64
 
@@ -162,7 +163,7 @@ def test_a_collection_from_before_there_was_a_choice_is_mapped(tmp_path: Path) -
     store.create_collection("c", params())
     store.close()
     (description,) = tmp_path.glob("collections/c.*/collection.json")
-    description.write_text('{"name":"c","params":{"dimension":4,"distance":"Dot"}}')
+    description.write_bytes(encode_checked(b'{"name":"c","params":{"dimension":4,"distance":"Dot"}}'))
     store = store_in(tmp_path, mmap_only=True)
     assert store.collection("c").params.storage is StorageType.MMAP
     store.close()
