@@ -9,6 +9,7 @@ import msgspec
 from vectorizer_engine.api.call import Call
 from vectorizer_engine.api.decoding import decode
 from vectorizer_engine.api.errors import ValidationFailed
+from vectorizer_engine.api.payload_index import describe_payload_schema
 from vectorizer_engine.api.requests import CreateCollection, UpdateCollection, VectorParams, VectorParamsDiff
 from vectorizer_engine.cluster.validator import MMAP_STORAGE, Violation
 from vectorizer_engine.collection.types import MAX_DIMENSION, CollectionParams, Distance, StorageType
@@ -130,7 +131,7 @@ def describe_collection(call: Call) -> Any:
             },
             "optimizer_config": {"default_segment_number": 0, "flush_interval_sec": 0},
         },
-        "payload_schema": {},
+        "payload_schema": describe_payload_schema(call.collection),
         "layouts": [layout._asdict() for layout in info.layouts],
     }
 

@@ -73,6 +73,11 @@ class UpdateCollection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     metadata: None = None
 
 
+class CreateFieldIndex(_Body):
+    field_name: str
+    field_schema: Raw | UnsetType = UNSET
+
+
 # --- points --------------------------------------------------------------------------------------------
 
 

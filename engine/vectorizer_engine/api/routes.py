@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from vectorizer_engine.api import collections, points, search, service
+from vectorizer_engine.api import collections, payload_index, points, search, service
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.router import Route, Where
@@ -75,6 +75,8 @@ ROUTES: tuple[Route, ...] = (
     _door("PATCH", _C, collections.update_collection),
     _write("DELETE", _C, collections.delete_collection, _TIMEOUT),
     _read("GET", f"{_C}/exists", collections.collection_exists, _TIMEOUT),
+    _write("PUT", f"{_C}/index", payload_index.create_payload_index),
+    _write("DELETE", f"{_C}/index/{{field}}", payload_index.delete_payload_index),
     _write("PUT", _P, points.upsert_points),
     _read("POST", _P, points.retrieve_points),
     _read("GET", f"{_P}/{{id}}", points.get_point),

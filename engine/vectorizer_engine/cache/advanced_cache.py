@@ -1,4 +1,5 @@
-"""The query-result cache: answers by the bytes of their question, under the one memory limit.
+"""The query-result cache: answers by the bytes of their question, under the one memory limit. What filters take of
+a segment is kept in caches of the same kind, as metadata.
 
 What an answer means, and when it stops being true, is for whoever makes the keys: a key holds the version of
 what was asked, so an old answer is never found again and leaves by itself, as the least recently used.
@@ -71,12 +72,14 @@ class AdvancedCache:
         self,
         memory: MemoryAccount,
         *,
+        cache: CacheType = CacheType.QUERY,
         max_entries: int = MAX_ENTRIES,
         ttl: float = TTL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*ttl* is in seconds of *clock*, which must not go backwards."""
         self._memory = memory
+        self._cache = cache
         self._max_entries = max_entries
         self._ttl = ttl
         self._clock = clock
@@ -109,7 +112,7 @@ class AdvancedCache:
                     return entry[_EXPIRES.size :]
             else:
                 self.misses += 1
-                self._memory.record_evictions(CacheType.QUERY, EvictionReason.TTL, 1)
+                self._memory.record_evictions(self._cache, EvictionReason.TTL, 1)
             self._remove(key)
         if not fresh:
             return None
@@ -145,7 +148,7 @@ class AdvancedCache:
             self._most_places = max(self._most_places, len(self._places))
             if len(self._places) > self._max_entries:
                 self._remove(next(key for block in self._blocks.values() for key in block))
-                self._memory.record_evictions(CacheType.QUERY, EvictionReason.SIZE_LIMIT, 1)
+                self._memory.record_evictions(self._cache, EvictionReason.SIZE_LIMIT, 1)
 
     def _room_for(self, nbytes: int) -> _Block | None:
         """The newest block, or one after it, with *nbytes* reserved in it.
@@ -161,7 +164,7 @@ class AdvancedCache:
         if block is not None and fits and block.charge.grow(nbytes, keep=CacheType.HNSW):
             return block
         charge = self._memory.reserve(
-            CacheType.QUERY,
+            self._cache,
             BLOCK_OVERHEAD_BYTES + nbytes,
             on_evict=lambda: self._evicted(number),
             keep=CacheType.HNSW,
@@ -196,7 +199,7 @@ class AdvancedCache:
                 return
             entries = self._drop(oldest)
             oldest.charge.release()
-            self._memory.record_evictions(CacheType.QUERY, EvictionReason.TTL, entries)
+            self._memory.record_evictions(self._cache, EvictionReason.TTL, entries)
 
     def _evicted(self, number: int) -> int:
         with self._lock:

@@ -28,7 +28,7 @@ def search_with_cache(
     packed = results.get(key)
     if packed is not None:
         return _unpack(packed, view)
-    answers = view.search(queries, limit, how, accepts=None)
+    answers = view.search(queries, limit, how, selector=None)
     results.put(key, _pack(answers, view))
     return answers
 

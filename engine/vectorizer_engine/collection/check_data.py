@@ -15,12 +15,14 @@ import msgspec
 import pyroaring
 
 from vectorizer_engine.collection.operations import decode_record
+from vectorizer_engine.collection.payload_indexes import Schema, index_file
 from vectorizer_engine.collection.store import Description, check_format, read_description, take_lock
 from vectorizer_engine.errors import EngineError, StoreCorrupt
 from vectorizer_engine.index import quantized, rabitq
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog
-from vectorizer_engine.storage.manifest import read_manifest
+from vectorizer_engine.storage.manifest import SegmentEntry, read_manifest
+from vectorizer_engine.storage.payload_index import open_field_index
 from vectorizer_engine.storage.segment import Segment, verify_segment
 
 _INDEXES: dict[str, Callable[..., Any]] = {
@@ -103,7 +105,7 @@ def _check_shard(folder: Path, description: Description) -> Iterator[str]:
         yield f"segment {quarantined.id} with {quarantined.points} points was set aside: {quarantined.reason}"
     for entry in manifest.segments:
         segment = folder / "segments" / f"{entry.id:08d}"
-        yield from _check_segment(segment, entry.id, entry.points, entry.deleted, description)
+        yield from _check_segment(segment, entry, manifest.payload_schema, description)
     try:
         log = FileLog(folder / "log", first=manifest.applied + 1, files=_LookOnly())
         if log.next_number <= manifest.logged:
@@ -115,15 +117,17 @@ def _check_shard(folder: Path, description: Description) -> Iterator[str]:
 
 
 def _check_segment(
-    folder: Path, number: int, points: int, deleted: bytes, description: Description
+    folder: Path, entry: SegmentEntry, schema: Schema, description: Description
 ) -> Iterator[str]:
     params = description.params
     try:
         verify_segment(folder)
-        segment = Segment(folder, id=number, dimension=params.dimension)
-        gone = pyroaring.BitMap.deserialize(deleted)
-        if segment.count != points or (gone and gone.max() >= points):
-            raise StoreCorrupt(f"{folder} holds {segment.count} points, the manifest speaks of {points}")
+        segment = Segment(folder, id=entry.id, dimension=params.dimension)
+        gone = pyroaring.BitMap.deserialize(entry.deleted)
+        if segment.count != entry.points or (gone and gone.max() >= entry.points):
+            raise StoreCorrupt(
+                f"{folder} holds {segment.count} points, the manifest speaks of {entry.points}"
+            )
     except StoreCorrupt as error:
         yield str(error)
         return
@@ -131,5 +135,12 @@ def _check_segment(
         if (folder / name).exists():
             try:
                 open_index(folder / name, segment.vectors, params.distance)
+            except EngineError as error:
+                yield str(error)
+    for field, type in schema.items():
+        path = index_file(segment, field, type)
+        if path.exists():
+            try:
+                open_field_index(path, type, entry.points)
             except EngineError as error:
                 yield str(error)

@@ -15,22 +15,27 @@ import numpy as np
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.collection.cached_search import search_with_cache
+from vectorizer_engine.collection.payload_indexes import with_field, without_field
+from vectorizer_engine.collection.payload_path import parse_path
 from vectorizer_engine.collection.records import Record, Scored, decode_payload, records, scored
+from vectorizer_engine.collection.selection import Selector, indexed_points
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import (
     CollectionInfo,
     CollectionParams,
     CollectionStatus,
     Distance,
+    IndexedField,
     Payload,
     PointId,
     Predicate,
 )
-from vectorizer_engine.collection.view import Accepts, SearchMode
+from vectorizer_engine.collection.view import SearchMode
 from vectorizer_engine.errors import DimensionMismatch, InvalidPoint, InvalidVector, PointNotFound
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.keys import decode_id, encode_id
+from vectorizer_engine.storage.payload_index import FieldType
 
 _POINTS_AT_ONCE = 1000
 """A change that a filter selects is written in steps of so many points."""
@@ -112,10 +117,10 @@ class Collection:
         if predicate is None:
             keys = [encode_id(point) for point in ids or ()]
             return self._shard.delete(keys, None, wait=wait)
-        accepts = _accepts(predicate)
+        selector = self._shard.selector(predicate)
         number = self._shard.last_number
-        for keys in self._selected(accepts):
-            number = self._shard.delete(keys, accepts, wait=wait)
+        for keys in self._selected(selector):
+            number = self._shard.delete(keys, selector.accepts, wait=wait)
         return number
 
     def set_payload(
@@ -184,12 +189,9 @@ class Collection:
         predicate: Predicate | None = None,
     ) -> tuple[list[Record], PointId | None]:
         """Up to *limit* points in id order from *start* on, and the id to go on with (None at the end)."""
-        view, first = self._shard.view, b"" if start is None else encode_id(start)
-        if predicate is None:
-            scan = view.scan_keys(first)
-        else:
-            accepts = _accepts(predicate)
-            scan = ((point.key, place) for point, place in view.scan(first) if accepts(point))
+        scan = self._shard.view.scan_keys(
+            b"" if start is None else encode_id(start), selector=self._selector(predicate)
+        )
         page = list(islice(scan, limit + 1))
         following = decode_id(page[limit][0]) if len(page) > limit else None
         return records([place for _, place in page[:limit]]), following
@@ -197,7 +199,7 @@ class Collection:
     def count(self, predicate: Predicate | None = None) -> int:
         """How many points there are, or how many of them *predicate* takes. Exact."""
         view = self._shard.view
-        return view.points if predicate is None else view.count(_accepts(predicate))
+        return view.points if predicate is None else view.count(self._shard.selector(predicate))
 
     def search(
         self,
@@ -221,8 +223,8 @@ class Collection:
         if predicate is None and self._results is not None:
             answers = search_with_cache(self._shard.view, rows, offset + limit, how, results=self._results)
         else:
-            accepts = None if predicate is None else _accepts(predicate)
-            answers = self._shard.view.search(rows, offset + limit, how, accepts=accepts)
+            selector = self._selector(predicate)
+            answers = self._shard.view.search(rows, offset + limit, how, selector=selector)
         return [
             scored(
                 [
@@ -234,6 +236,35 @@ class Collection:
             for answer in answers
         ]
 
+    def create_payload_index(self, path: str, type: FieldType, *, wait: bool = True) -> bool:
+        """Have the values at *path* indexed from now on, in place of another index of that field.
+
+        Durable when this returns. With *wait*, what there is already is indexed too, if the memory for it can be had;
+        otherwise that is done in the background. Returns whether all of it is indexed. Raises InvalidRequest for what
+        is no path, StorageFull, StorageFailure.
+        """
+        parse_path(path)
+        self._shard.change_payload_schema(lambda schema: with_field(schema, path, type))
+        return wait and self._shard.build_payload_indexes()
+
+    def delete_payload_index(self, path: str) -> None:
+        """Have the values at *path* not indexed any more. Raises InvalidRequest, StorageFull, StorageFailure."""
+        parse_path(path)
+        self._shard.change_payload_schema(lambda schema: without_field(schema, path))
+
+    def payload_schema(self) -> dict[str, IndexedField]:
+        """The indexed fields, and how many points have a value there that the index holds. Reads the heads."""
+        view = self._shard.view
+        return {
+            path: IndexedField(type, sum(indexed_points(part, path, type) for part in view.parts))
+            for path, type in self._shard.payload_schema.items()
+        }
+
+    @property
+    def last_operation(self) -> int:
+        """The number of the last write."""
+        return self._shard.last_number
+
     def _change_payload(
         self,
         change: Callable[[Payload], Payload],
@@ -241,11 +272,14 @@ class Collection:
         predicate: Predicate | None,
         wait: bool,
     ) -> int:
-        accepts = None if predicate is None else _accepts(predicate)
+        selector = self._selector(predicate)
         number = self._shard.last_number
-        for keys in self._selected(accepts) if accepts else self._existing(ids or ()):
+        for keys in self._existing(ids or ()) if selector is None else self._selected(selector):
             number = self._shard.change_payload(
-                keys, lambda text: _encode_payload(change(decode_payload(text))), accepts, wait=wait
+                keys,
+                lambda text: _encode_payload(change(decode_payload(text))),
+                None if selector is None else selector.accepts,
+                wait=wait,
             )
         return number
 
@@ -258,9 +292,12 @@ class Collection:
                 raise PointNotFound(collection=self.name, point=point)
         return _pieces(iter(keys))
 
-    def _selected(self, accepts: Accepts) -> Iterator[list[bytes]]:
-        """The keys of the points that *accepts* takes, in pieces."""
-        return _pieces(point.key for point, _ in self._shard.view.scan() if accepts(point))
+    def _selected(self, selector: Selector) -> Iterator[list[bytes]]:
+        """The keys of the points that *selector* takes, in pieces."""
+        return _pieces(key for key, _ in self._shard.view.scan_keys(selector=selector))
+
+    def _selector(self, predicate: Predicate | None) -> Selector | None:
+        return None if predicate is None else self._shard.selector(predicate)
 
     def _checked(self, vectors: Vectors) -> Vectors:
         """*vectors* as they are stored and compared. Raises DimensionMismatch or InvalidVector."""
@@ -295,10 +332,6 @@ class Collection:
 def _pieces(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
     while piece := list(islice(keys, _POINTS_AT_ONCE)):
         yield piece
-
-
-def _accepts(predicate: Predicate) -> Accepts:
-    return lambda point: predicate(decode_id(point.key), decode_payload(point.payload))
 
 
 def _encode_payload(payload: Mapping[str, Any] | None) -> bytes:

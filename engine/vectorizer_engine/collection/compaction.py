@@ -20,6 +20,7 @@ import numpy as np
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.indexing import SegmentIndexes
 from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+from vectorizer_engine.collection.payload_indexes import PayloadIndexes
 from vectorizer_engine.collection.view import CurrentView, Part, Source, View
 from vectorizer_engine.errors import EngineError
 from vectorizer_engine.index.base import Vectors
@@ -54,6 +55,7 @@ class Compaction:
         current: CurrentView,
         segments: FileSegmentStore,
         indexes: SegmentIndexes,
+        payload_indexes: PayloadIndexes,
         log: Log,
         commit: GroupCommit,
         environment: ShardEnvironment,
@@ -64,6 +66,7 @@ class Compaction:
         self._current = current
         self._segments = segments
         self._indexes = indexes
+        self._payload_indexes = payload_indexes
         self._log = log
         self._commit = commit
         self._limits = environment.limits
@@ -99,12 +102,20 @@ class Compaction:
         self._maintenance.merge(self._run)
 
     def _run(self) -> None:
-        """Merge what is to be merged; then index, because a segment that is merged soon needs no index."""
+        """Index payloads, which is quick; merge what is to be merged; then index vectors.
+
+        In this order, because a segment that is merged soon needs no index of its vectors.
+        """
         tried: set[Segment] = set()
+        unindexed: set[Segment] = set()
         try:
             while True:
                 self._check_running()
-                if parts := self._choose_merge():
+                if segment := self._choose_for_payload_indexes(unindexed):
+                    unindexed.add(segment)
+                    with disk_errors(f"index the payloads of a segment in {self._folder}"):
+                        self._payload_indexes.build(segment, still_wanted=self._is_running)
+                elif parts := self._choose_merge():
                     with disk_errors(f"merge segments in {self._folder}"):
                         self._rewrite(parts, applied=None)
                 elif segment := self._choose_for_index(tried):
@@ -133,6 +144,12 @@ class Compaction:
             largest=min(largest, self._limits.segment_points),
         )
         return [parts[index] for index in chosen]
+
+    def _choose_for_payload_indexes(self, tried: set[Segment]) -> Segment | None:
+        missing = self._payload_indexes.missing_in(self._current.view)
+        if missing and tried.issuperset(missing):  # there is no memory for them at present
+            self._schedule_when_quiet()
+        return next((segment for segment in missing if segment not in tried), None)
 
     def _choose_for_index(self, tried: set[Segment]) -> Segment | None:
         """The largest segment that should have an index. Small ones wait for quiet: they may be merged soon."""
@@ -173,6 +190,8 @@ class Compaction:
         view = View(tuple(parts))
         segment = self._segments.write(self._batches(view)) if view.points else None
         try:
+            if segment is not None:
+                self._payload_indexes.build(segment, still_wanted=self._is_running)
             with self._commit.paused():
                 self._publish(parts, segment, applied)
         except BaseException:
@@ -181,6 +200,7 @@ class Compaction:
             raise
         for old, _ in view.segments():
             self._indexes.discard(old)
+            self._payload_indexes.discard(old)
             self._segments.discard(old)
 
     def _batches(self, view: View) -> Iterator[tuple[list[StoredPoint], Vectors]]:

@@ -148,8 +148,7 @@ def _with_words(index: TermIndex, words: tuple[str, ...]) -> BitMap:
 def _integers_between(index: ColumnIndex, bounds: _Interval) -> BitMap:
     low, high = _LEAST, _MOST
     for name, bound in bounds:
-        if math.isinf(bound):
-            bound = _MOST + 1 if bound > 0 else _LEAST - 1
+        bound = max(_LEAST - 1, min(_MOST + 1, bound))  # an integer that is far beyond, where it is infinite
         match name:
             case "gt":
                 low = max(low, math.floor(bound) + 1)

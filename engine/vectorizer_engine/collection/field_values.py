@@ -12,7 +12,7 @@ from typing import Any
 from vectorizer_engine.collection.moments import microseconds, parse_datetime
 from vectorizer_engine.collection.payload_path import Step, values_at
 from vectorizer_engine.collection.value_tests import IsEmpty, words_of
-from vectorizer_engine.storage.payload_index import FieldType, Flag
+from vectorizer_engine.storage.payload_index import COLUMN_DTYPES, FieldType, Flag
 from vectorizer_engine.storage.payload_index_writer import ColumnWriter, FieldWriter
 
 EQUALITY_TYPES = frozenset({FieldType.KEYWORD, FieldType.UUID, FieldType.BOOL, FieldType.INTEGER})
@@ -57,6 +57,19 @@ def as_float(value: float) -> float | None:
     return number if number == value else None
 
 
+def holds(type: FieldType, value: Any) -> bool:
+    """Whether an index of *type* holds *value*."""
+    if type is FieldType.TEXT:
+        return isinstance(value, str)
+    return (number_of if type in COLUMN_DTYPES else term_of)(type, value) is not None
+
+
+def leaves_at(payload: Mapping[str, Any], steps: tuple[Step, ...]) -> list[Any]:
+    """The values at a path, the elements of lists one by one."""
+    values = values_at(payload, steps)
+    return [leaf for value in values for leaf in (value if isinstance(value, list) else (value,))]
+
+
 def _uuid_bytes(text: str) -> bytes | None:
     """Only the usual spelling, since a filter compares texts."""
     try:
@@ -77,14 +90,13 @@ class FieldIndexer:
     def add(self, row: int, payload: Mapping[str, Any]) -> None:
         """*row* is above all that were added. Raises OSError."""
         flags = self.writer.flags
-        values = values_at(payload, self._steps)
-        if _IS_EMPTY.holds(values):
-            flags[Flag.EMPTY].add(row)
-        leaves = [leaf for value in values for leaf in (value if isinstance(value, list) else (value,))]
+        leaves = leaves_at(payload, self._steps)
         present = [leaf for leaf in leaves if leaf is not None]
         if len(present) < len(leaves):
             flags[Flag.NULL].add(row)
         if not present:
+            if _IS_EMPTY.holds(values_at(payload, self._steps)):
+                flags[Flag.EMPTY].add(row)
             return
         indexed, different = self._add_values(row, present)
         if indexed:

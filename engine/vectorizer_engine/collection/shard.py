@@ -19,6 +19,7 @@ Here it is put together, opened, recovered and closed.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vectorizer_engine.cache.advanced_cache import AdvancedCache
+from vectorizer_engine.cache.memory_manager import CacheType
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.indexing import SegmentIndexes
@@ -37,8 +40,10 @@ from vectorizer_engine.collection.operations import (
     UpsertRecord,
     decode_record,
 )
+from vectorizer_engine.collection.payload_indexes import PayloadIndexes, Schema
 from vectorizer_engine.collection.sealing import Sealing
-from vectorizer_engine.collection.types import CollectionParams, LayoutInfo
+from vectorizer_engine.collection.selection import Selector
+from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
 from vectorizer_engine.collection.write_path import WritePath
 from vectorizer_engine.errors import StoreClosed, StoreCorrupt
@@ -48,6 +53,7 @@ from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog
 from vectorizer_engine.storage.manifest import QuarantinedSegment
+from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment_store import FileSegmentStore
 
 
@@ -67,12 +73,16 @@ class Shard:
         self._closed = threading.Event()
         self._current = CurrentView()
         files, memory, dimension = environment.files, environment.memory, params.dimension
+        self._verdicts = AdvancedCache(memory, cache=CacheType.METADATA, ttl=math.inf)
         self._indexes = SegmentIndexes(params.distance, memory=memory, files=files)
         with disk_errors(f"open {folder}"):
             self._segments = FileSegmentStore(
                 folder, dimension=dimension, storage=params.storage, memory=memory, files=files
             )
             manifest = self._segments.manifest
+            self._payload_indexes = PayloadIndexes(
+                manifest.payload_schema, memory=memory, files=files, scratch=environment.scratch
+            )
             self._log = FileLog(folder / "log", first=manifest.applied + 1, files=files)
         if self._log.next_number <= manifest.logged:
             raise StoreCorrupt(
@@ -87,6 +97,7 @@ class Shard:
             current=self._current,
             segments=self._segments,
             indexes=self._indexes,
+            payload_indexes=self._payload_indexes,
             log=self._log,
             commit=self._commit,
             environment=environment,
@@ -159,6 +170,10 @@ class Shard:
         self._check_open()
         return self._current.find(keys)
 
+    def selector(self, predicate: Predicate) -> Selector:
+        """What asks the parts of a view about *predicate*."""
+        return Selector(predicate, self._verdicts)
+
     def layouts(self) -> Iterator[LayoutInfo]:
         """How each sealed segment is searched."""
         for segment, part in self.view.segments():
@@ -189,6 +204,35 @@ class Shard:
                     size += (Path(folder) / name).stat().st_size
         return size
 
+    # --- payload indexes -----------------------------------------------------------------------------
+
+    @property
+    def payload_schema(self) -> Schema:
+        """The fields of payloads that are indexed."""
+        return self._payload_indexes.schema
+
+    def change_payload_schema(self, change: Callable[[Schema], dict[str, FieldType]]) -> None:
+        """Have other fields indexed from now on: durable when this returns, and built in the background."""
+        with self._commit.paused(), disk_errors(f"change the payload indexes in {self._folder}"):
+            self._check_open()
+            schema = change(self._payload_indexes.schema)
+            self._segments.publish_payload_schema(schema)
+            self._payload_indexes.schema = schema
+        with disk_errors(f"remove payload indexes in {self._folder}"):
+            for segment, _ in self.view.segments():
+                self._payload_indexes.drop_stale(segment)
+        self._compaction.schedule()
+
+    def build_payload_indexes(self) -> bool:
+        """Build what is missing now, in this thread. False where there is no memory for it: later, then."""
+        with disk_errors(f"build payload indexes in {self._folder}"):
+            while missing := self._payload_indexes.missing_in(self.view):
+                for segment in missing:
+                    if not self._payload_indexes.build(segment, still_wanted=self._is_running):
+                        self._check_open()
+                        return False
+        return True
+
     # --- opening and closing ---------------------------------------------------------------------------
 
     def _recover(self) -> None:
@@ -196,6 +240,7 @@ class Shard:
         opened = self._segments.open_all()
         for segment, _ in opened:
             self._indexes.open_existing(segment)
+            self._payload_indexes.open_existing(segment)
         self._current.publish(View(tuple(Part(segment, segment.count, live) for segment, live in opened)))
         for record in self._log.replay(after=self._segments.manifest.applied):
             decoded = decode_record(record.data)
@@ -216,6 +261,7 @@ class Shard:
         self._maintenance.forget(self)
         self._commit.close()
         self._indexes.close()
+        self._verdicts.clear()
         self._segments.close()
         self._path.close()
         self._current.publish(View())

@@ -11,12 +11,14 @@ from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import InvalidRequest
 from vectorizer_engine.index.base import Distance
 from vectorizer_engine.storage.keys import PointId
+from vectorizer_engine.storage.payload_index import FieldType
 
 __all__ = [
     "CollectionInfo",
     "CollectionParams",
     "CollectionStatus",
     "Distance",
+    "IndexedField",
     "LayoutInfo",
     "Payload",
     "PointId",
@@ -62,6 +64,13 @@ class LayoutInfo(NamedTuple):
     points: int
     layout: str
     reason: str
+
+
+class IndexedField(NamedTuple):
+    """A payload index, and how many points have a value that is in it."""
+
+    type: FieldType
+    points: int
 
 
 @dataclass(frozen=True, slots=True)

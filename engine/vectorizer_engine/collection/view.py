@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vectorizer_engine.collection.selection import Selector
 from vectorizer_engine.index.base import Distance, Hits, Vectors
 from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.storage.head import Head
-from vectorizer_engine.storage.live import LiveMask, mask_bytes
+from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.segment import Segment, Stamp, StoredPoint
 
 Source = Head | Segment
@@ -57,16 +58,6 @@ class Part:
         if index is not None:
             return index.search(queries, limit, mask=mask, ef=how.ef)
         return FlatIndex(self.vectors, how.distance).search(queries, limit, mask=mask)
-
-    def select(self, accepts: Accepts) -> LiveMask:
-        """The live rows that *accepts* takes. Reads every one of them."""
-        bits = bytearray(mask_bytes(self.rows))
-        count = 0
-        for offset, point in self.source.scan(self.live):
-            if accepts(point):
-                bits[offset >> 3] |= 1 << (offset & 7)
-                count += 1
-        return LiveMask(np.frombuffer(bits, np.uint8), count)
 
 
 class Place(NamedTuple):
@@ -149,20 +140,22 @@ class View:
         """Every point in key order, from the first key that is not below *start*."""
         return heapq.merge(*(_scan_part(part, start) for part in self.parts), key=lambda item: item[0].key)
 
-    def scan_keys(self, start: bytes = b"") -> Iterator[tuple[bytes, Place]]:
-        """`scan` for those who need no payloads: key and place."""
-        return heapq.merge(*(_scan_keys(part, start) for part in self.parts), key=itemgetter(0))
+    def scan_keys(
+        self, start: bytes = b"", *, selector: Selector | None = None
+    ) -> Iterator[tuple[bytes, Place]]:
+        """`scan` for those who need no payloads: key and place, of what *selector* takes where there is one."""
+        return heapq.merge(*(_scan_keys(part, start, selector) for part in self.parts), key=itemgetter(0))
 
-    def count(self, accepts: Accepts) -> int:
-        return sum(part.select(accepts).count for part in self.parts)
+    def count(self, selector: Selector) -> int:
+        return sum(selector.choose(part).count for part in self.parts)
 
     def search(
-        self, queries: Vectors, limit: int, how: SearchMode, *, accepts: Accepts | None
+        self, queries: Vectors, limit: int, how: SearchMode, *, selector: Selector | None
     ) -> list[list[Found]]:
         """For each row of *queries* (float32 [q, d], C order) up to *limit* nearest points, closest first."""
         asked: list[tuple[Part, list[Hits]]] = []
         for part in self.parts:
-            allowed = part.live if accepts is None else part.select(accepts)
+            allowed = part.live if selector is None else selector.choose(part)
             if allowed.count == 0:
                 continue
             asked.append((part, part.search(queries, limit, allowed, how)))
@@ -225,6 +218,7 @@ def _scan_part(part: Part, start: bytes) -> Iterator[tuple[StoredPoint, Place]]:
         yield point, Place(part, offset)
 
 
-def _scan_keys(part: Part, start: bytes) -> Iterator[tuple[bytes, Place]]:
-    for offset, key in part.source.scan_keys(part.live, start):
+def _scan_keys(part: Part, start: bytes, selector: Selector | None) -> Iterator[tuple[bytes, Place]]:
+    chosen = part.source.scan_keys(part.live, start) if selector is None else selector.scan(part, start)
+    for offset, key in chosen:
         yield key, Place(part, offset)

@@ -101,6 +101,10 @@ class Head:
         """The newest offset of each key, None for those that were never here."""
         return [self._offsets.get(key) for key in keys]
 
+    def rows_of(self, keys: frozenset[bytes], rows: int) -> list[int]:
+        """Which of the first *rows* have one of *keys*, overwritten ones included."""
+        return [row for row, key in enumerate(self._keys[:rows]) if key in keys]
+
     def points(self, offsets: Iterable[int]) -> list[StoredPoint]:
         """The points at *offsets*, which must be published."""
         return [StoredPoint(self._keys[o], self._versions[o], self.payload(o)) for o in offsets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +34,13 @@ class LiveMask:
         return cls.from_booleans(alive)
 
     @classmethod
+    def of(cls, rows: pyroaring.BitMap, capacity: int) -> LiveMask:
+        """These *rows*, all of them below *capacity*."""
+        chosen = np.zeros(8 * mask_bytes(capacity), bool)
+        chosen[np.frombuffer(rows.to_array(), np.uint32)] = True
+        return cls(np.packbits(chosen, bitorder="little"), len(rows))
+
+    @classmethod
     def from_booleans(cls, alive: npt.NDArray[np.bool_]) -> LiveMask:
         return cls(np.packbits(alive, bitorder="little"), int(np.count_nonzero(alive)))
 
@@ -44,9 +52,21 @@ class LiveMask:
     def booleans(self, points: int) -> npt.NDArray[np.bool_]:
         return np.unpackbits(self.bits, count=points, bitorder="little").view(bool)
 
-    def offsets(self) -> Offsets:
-        """The offsets that count, ascending."""
-        return np.flatnonzero(np.unpackbits(self.bits, bitorder="little"))
+    def offsets(self, start: int = 0, end: int | None = None) -> Offsets:
+        """The offsets that count, ascending, from *start* to before *end*."""
+        first = start >> 3
+        bits = self.bits[first : None if end is None else (end + 7) >> 3]
+        found = np.flatnonzero(np.unpackbits(bits, bitorder="little")) + 8 * first
+        return found[np.searchsorted(found, start) : None if end is None else np.searchsorted(found, end)]
+
+    def rows(self) -> pyroaring.BitMap:
+        """The offsets that count, as a set of one's own."""
+        return pyroaring.BitMap(array("I", self.offsets().astype(np.uint32).tobytes()))
+
+    def among(self, rows: pyroaring.BitMap) -> LiveMask:
+        """These, as far as they are in *rows*, all of which must be below the capacity."""
+        bits = LiveMask.of(rows, 8 * len(self.bits)).bits & self.bits
+        return LiveMask(bits, int(np.bitwise_count(bits).sum()))
 
     def __contains__(self, offset: int) -> bool:
         return bool(self.bits[offset >> 3] >> (offset & 7) & 1)

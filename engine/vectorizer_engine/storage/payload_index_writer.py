@@ -1,6 +1,6 @@
 """Writing the index of a payload field with a bounded heap, whatever the segment's size.
 
-Terms are gathered in runs of a few megabytes; a full run is sorted into a scratch file, and the runs are merged
+Terms are gathered in runs of a megabyte; a full run is sorted into a scratch file, and the runs are merged
 at the end. Columns are sorted on the heap: 34 bytes a value. Each writer says how much it holds (`heap_bytes`),
 for whoever reserves it.
 
@@ -26,7 +26,7 @@ from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.payload_index import COLUMN_DTYPES, ENTRY, FORMAT, FieldType, Flag
 from vectorizer_engine.storage.section_file import SectionWriter
 
-RUN_BYTES = 4 * 1024**2
+RUN_BYTES = 1024**2
 """Heap of a run before it goes to the scratch file."""
 
 # Measured, see tests/engine/storage/test_payload_index.py.
@@ -38,6 +38,7 @@ _SORTING_BYTES = 34  # a value of a column: twice the value, twice the row, the 
 _FIXED_BYTES = 256 * 1024  # buffers, and bitmaps while they are merged
 _FLAG_BYTES = 2  # a row: the bitmaps of all flags
 _START_BYTES = 9
+_RUN_READER_BYTES = 1024
 
 _Entry = tuple[bytes, bytes]
 """A term and the serialised bitmap of its rows."""
@@ -57,7 +58,8 @@ class TermWriter:
 
     @property
     def heap_bytes(self) -> int:
-        return 2 * RUN_BYTES + self._terms * _START_BYTES + _FIXED_BYTES
+        runs = len(self._run_ends)
+        return RUN_BYTES + self._terms * _START_BYTES + runs * _RUN_READER_BYTES + _FIXED_BYTES
 
     def add(self, term: bytes, row: int) -> None:
         """Note that *row*, not below the last one, has *term*. Raises OSError."""

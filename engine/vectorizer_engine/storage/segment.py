@@ -18,7 +18,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,6 +33,7 @@ from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.index.base import ApproximateIndex, Vectors
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
+from vectorizer_engine.storage.payload_index import FieldIndex
 
 VECTORS_NAME = "vectors.f32"
 POINTS_NAME = "points.lmdb"
@@ -47,6 +48,7 @@ _OFFSET = struct.Struct("<I")
 _VERSION = struct.Struct("<Q")
 _READ_BYTES = 1024**2
 _BATCH = 1024
+_WINDOW = 16 * _BATCH
 _BATCH_PAYLOAD_BYTES = 1024**2
 _KEY_BYTES = {1: 9, 2: 17}
 
@@ -212,6 +214,8 @@ class Segment:
         self.id = id
         self.index: ApproximateIndex | None = None
         """Set once it is built. What is read before that is searched exactly."""
+        self.fields: Mapping[tuple[str | int | None, ...], FieldIndex] = {}
+        """The indexes of payload fields, by the steps of their paths. Replaced as a whole."""
         self.vectors = _open_vectors(folder / VECTORS_NAME, dimension, storage)
         self.count = len(self.vectors)
         self.heap_bytes = self.vectors.nbytes if storage is StorageType.MEMORY else 0
@@ -289,8 +293,10 @@ class Segment:
 
     def _live_batches(self, live: LiveMask, start: bytes) -> Iterator[list[int]]:
         first = self._first_offset(start) if start else 0
-        for begin in range(first, self.count, _BATCH):
-            yield [offset for offset in range(begin, min(begin + _BATCH, self.count)) if offset in live]
+        for begin in range(first, self.count, _WINDOW):
+            offsets = live.offsets(begin, begin + _WINDOW).tolist()
+            for position in range(0, len(offsets), _BATCH):
+                yield offsets[position : position + _BATCH]
 
     @contextmanager
     def _values(self) -> Iterator[Callable[[int], memoryview]]:

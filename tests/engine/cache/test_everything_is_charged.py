@@ -37,6 +37,10 @@ HELD = {
     "storage.head.Head._offsets": CacheType.METADATA,
     "storage.head.Head._payload_ends": CacheType.METADATA,
     "storage.head.Head._versions": CacheType.METADATA,
+    "storage.payload_index_writer.TermWriter._run": CacheType.METADATA,
+    "storage.payload_index_writer.ColumnWriter._rows": CacheType.METADATA,
+    "storage.payload_index_writer.ColumnWriter._values": CacheType.METADATA,
+    "storage.payload_index_writer.FieldWriter.flags": CacheType.METADATA,
 }
 """What grows with the data, and the part of the ledger that its entries are charged to. Each has a test beside its
 code that holds the charge against measured memory; of masks and indexes, which are arrays, see below."""
@@ -46,6 +50,7 @@ A_COLLECTION = "one for each collection: a few hundred bytes for files and threa
 A_SEGMENT = "one for each segment or head, of which merging leaves a few dozen"
 A_TENANT = "one for each configured tenant, of which there are 64 at most"
 A_REQUEST = "lives as long as one request, whose body the request budget holds"
+A_FIELD = "one for each indexed field, of which a collection has a hundred at most"
 A_FILE = "one for each file in the watched folders; standalone mode only"
 
 BOUNDED = {
@@ -68,11 +73,17 @@ BOUNDED = {
     "collection.operations.ChangePayload.keys": A_REQUEST,
     "collection.operations.ChangePayload.payloads": A_REQUEST,
     "collection.operations.Delete.keys": A_REQUEST,
+    "collection.payload_indexes.PayloadIndexes._discarded": A_SEGMENT,
     "collection.sealing.Sealing._heads": A_SEGMENT,
     "collection.store.VectorStore._damaged": A_COLLECTION,
     "collection.store.VectorStore._open": A_COLLECTION,
     "storage.commit.GroupCommit._waiting": A_REQUEST,
     "storage.log.FileLog._starts": "one for each file of the log, which sealing removes",
+    "storage.manifest.Manifest.payload_schema": A_FIELD,
+    "storage.payload_index_writer.TermWriter._run_ends": "one for each run, in what the writer says it holds",
+    "storage.section_file.SectionWriter._buffer": "what is written at once",
+    "storage.section_file.SectionWriter._sections": A_FIELD,
+    "storage.segment.Segment.fields": A_FIELD,
     "storage.segment_store.FileSegmentStore._charges": A_SEGMENT,
     "ingest.jsonl._Rows._bad": "one batch of rows",
     "ingest.jsonl._Rows._ids": "one batch of rows",

@@ -1,0 +1,201 @@
+"""The payload indexes of one shard's segments: which fields have one, and the files beside each segment.
+
+An index is derived from the payloads, so losing one loses nothing: a file that is damaged, or that a crash left
+half-written, is removed and built again. While there is none, or no memory to build it, points are read.
+
+Which fields are indexed is in the manifest. Files that belong to no such field are removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
+from vectorizer_engine.collection.field_values import FieldIndexer
+from vectorizer_engine.collection.payload_path import Step, parse_path
+from vectorizer_engine.collection.types import Payload
+from vectorizer_engine.collection.view import View
+from vectorizer_engine.errors import InvalidRequest, StoreCorrupt, StoreVersionError
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.live import LiveMask
+from vectorizer_engine.storage.payload_index import SUFFIX, FieldType, open_field_index
+from vectorizer_engine.storage.payload_index_writer import FieldWriter
+from vectorizer_engine.storage.segment import Segment
+
+logger = logging.getLogger(__name__)
+
+Schema = Mapping[str, FieldType]
+"""The indexed fields: path in the payload, and what is indexed of its values."""
+
+MAX_FIELDS = 100
+"""Of a collection. Each is an open file beside each segment."""
+
+_UNFINISHED = ".part"
+_ROWS_AT_ONCE = 1024
+_HEADROOM_BYTES = 1024**2
+"""Reserved ahead of what `_ROWS_AT_ONCE` payloads add."""
+
+_payload = msgspec.json.Decoder(Payload)
+
+
+def with_field(schema: Schema, path: str, type: FieldType) -> dict[str, FieldType]:
+    """*schema* with the field at *path*, however it was spelled before.
+
+    Raises InvalidRequest for what is no path, and for one field too many.
+    """
+    others = without_field(schema, path)
+    if len(others) >= MAX_FIELDS:
+        raise InvalidRequest(
+            f"field_name: {path!r} would be payload index {MAX_FIELDS + 1} of the collection, which may have "
+            f"{MAX_FIELDS}: delete one that is not needed"
+        )
+    return {**others, path: type}
+
+
+def without_field(schema: Schema, path: str) -> dict[str, FieldType]:
+    """*schema* without the field at *path*. Raises InvalidRequest for what is no path."""
+    steps = parse_path(path)
+    return {name: type for name, type in schema.items() if parse_path(name) != steps}
+
+
+def index_file(segment: Segment, path: str, type: FieldType) -> Path:
+    """Where the index of a field of *segment* is, or would be."""
+    name = blake2b(repr((parse_path(path), type.value)).encode(), digest_size=8).hexdigest()
+    return segment.folder / (name + SUFFIX)
+
+
+class PayloadIndexes:
+    """Any thread may call. What is open is `segment.fields`."""
+
+    def __init__(self, schema: Schema, *, memory: MemoryAccount, files: Files, scratch: Path) -> None:
+        self.schema = schema
+        """Replaced as a whole, after the manifest has it. `drop_stale` and `build` then follow it."""
+        self._memory = memory
+        self._files = files
+        self._scratch = scratch
+        # Held while files are written or removed beside a segment, so that its folder can be removed after that.
+        self._lock = threading.Lock()
+        self._discarded: weakref.WeakSet[Segment] = weakref.WeakSet()
+
+    def missing(self, segment: Segment) -> dict[str, FieldType]:
+        """The fields that *segment* has no index of, and should have."""
+        return {
+            path: type
+            for path, type in self.schema.items()
+            if (index := segment.fields.get(parse_path(path))) is None or index.type is not type
+        }
+
+    def missing_in(self, view: View) -> list[Segment]:
+        """The segments that lack an index."""
+        return [segment for segment, _ in view.segments() if self.missing(segment)]
+
+    def open_existing(self, segment: Segment) -> None:
+        """Open the indexes that *segment* has files of. Removes files that are of no use."""
+        with self._lock:
+            for path, type in self.missing(segment).items():
+                file = index_file(segment, path, type)
+                if not file.exists():
+                    continue
+                try:
+                    self._open(segment, path, type)
+                except (StoreCorrupt, StoreVersionError) as error:
+                    logger.warning("%s", str(error))
+                    self._files.remove(file)
+            self._remove_stale(segment)
+
+    def drop_stale(self, segment: Segment) -> None:
+        """Remove the indexes of fields that are not in the schema any more. Those who still read one may go on."""
+        with self._lock:
+            if segment not in self._discarded:
+                self._remove_stale(segment)
+
+    def build(self, segment: Segment, *, still_wanted: Callable[[], bool]) -> bool:
+        """Build what `missing` names. False where the memory is refused, or it is not *still_wanted* any more.
+
+        Raises OSError. A segment that was discarded needs none.
+        """
+        with self._lock:
+            wanted = self.missing(segment)
+            if not wanted or segment in self._discarded:
+                return True
+            charge = self._memory.reserve(CacheType.METADATA, _HEADROOM_BYTES)
+            if charge is None:
+                return False
+            try:
+                built = self._build(segment, wanted, charge, still_wanted)
+            finally:
+                charge.release()
+                for unfinished in segment.folder.glob(f"*{_UNFINISHED}"):
+                    self._files.remove(unfinished)
+            if built:
+                for path, type in wanted.items():
+                    self._open(segment, path, type)
+            return built
+
+    def discard(self, segment: Segment) -> None:
+        """Write nothing more beside *segment*, whose folder is about to be removed."""
+        self._discarded.add(segment)
+        with self._lock:
+            """Wait for who is at it."""
+
+    def _build(
+        self,
+        segment: Segment,
+        wanted: Schema,
+        charge: Charge,
+        still_wanted: Callable[[], bool],
+    ) -> bool:
+        """Write the files of the *wanted* fields, all in one pass over the payloads."""
+        indexers = {
+            path: FieldIndexer(
+                type, parse_path(path), FieldWriter(type, scratch=self._scratch, files=self._files)
+            )
+            for path, type in wanted.items()
+        }
+        writers = [indexer.writer for indexer in indexers.values()]
+        try:
+            for row, payload in _payloads(segment):
+                if row % _ROWS_AT_ONCE == 0:
+                    held = sum(writer.heap_bytes(segment.count) for writer in writers)
+                    needed = max(0, held + _HEADROOM_BYTES - charge.nbytes)
+                    if segment in self._discarded or not still_wanted() or not charge.grow(needed):
+                        return False
+                for indexer in indexers.values():
+                    indexer.add(row, payload)
+            for path, indexer in indexers.items():
+                file = index_file(segment, path, wanted[path])
+                unfinished = file.with_name(file.name + _UNFINISHED)
+                indexer.writer.write(unfinished, rows=segment.count)
+                self._files.rename(unfinished, file)
+            self._files.sync_folder(segment.folder)
+        finally:
+            for writer in writers:
+                writer.close()
+        return True
+
+    def _open(self, segment: Segment, path: str, type: FieldType) -> None:
+        index = open_field_index(index_file(segment, path, type), type, segment.count)
+        segment.fields = {**segment.fields, parse_path(path): index}
+
+    def _remove_stale(self, segment: Segment) -> None:
+        schema: dict[tuple[Step, ...], FieldType] = {parse_path(path): t for path, t in self.schema.items()}
+        segment.fields = {
+            steps: index for steps, index in segment.fields.items() if schema.get(steps) is index.type
+        }
+        wanted = {index_file(segment, path, type) for path, type in self.schema.items()}
+        for pattern in (f"*{SUFFIX}", f"*{_UNFINISHED}"):
+            for file in segment.folder.glob(pattern):
+                if file not in wanted:
+                    self._files.remove(file)
+
+
+def _payloads(segment: Segment) -> Iterator[tuple[int, Payload]]:
+    for row, point in segment.scan(LiveMask.from_deleted(b"", segment.count)):
+        yield row, _payload.decode(point.payload) if point.payload else {}
