@@ -46,6 +46,10 @@ class Charge:
         """Take over what *other*, of the same cache, holds: the bytes now belong to what this one is for."""
         self._manager._absorb(self, other)
 
+    def split(self, nbytes: int) -> Charge:
+        """A charge of its own for *nbytes* of what this one holds, for what will take their place."""
+        return self._manager._split(self, nbytes)
+
     def touch(self) -> None:
         """Note a use: what was used last is evicted last."""
         self._manager._touch(self)

@@ -275,6 +275,14 @@ class CacheMemoryManager(MemoryAccount):
             charge.nbytes += other.nbytes
             other.nbytes = 0
 
+    def _split(self, charge: Charge, nbytes: int) -> Charge:
+        part = Charge(charge._account, charge.cache, None)
+        with self._lock:
+            assert 0 <= nbytes <= charge.nbytes, "a charge gives away at most what it holds"
+            charge.nbytes -= nbytes
+            part.nbytes = nbytes
+        return part
+
     def _touch(self, charge: Charge) -> None:
         with self._lock:
             if charge in charge._account._evictable:

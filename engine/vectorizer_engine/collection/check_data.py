@@ -6,10 +6,10 @@ For `vectorizer check-data`. The engine itself checks the same when it opens a f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pyroaring
@@ -18,17 +18,12 @@ from vectorizer_engine.collection.operations import decode_record
 from vectorizer_engine.collection.payload_indexes import Schema, index_file
 from vectorizer_engine.collection.store import Description, check_format, read_description, take_lock
 from vectorizer_engine.errors import EngineError, StoreCorrupt
-from vectorizer_engine.index import quantized, rabitq
+from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog
 from vectorizer_engine.storage.manifest import SegmentEntry, read_manifest
 from vectorizer_engine.storage.payload_index import open_field_index
 from vectorizer_engine.storage.segment import Segment, verify_segment
-
-_INDEXES: dict[str, Callable[..., Any]] = {
-    quantized.FILE_NAME: quantized.QuantizedIndex,
-    rabitq.FILE_NAME: rabitq.RabitqIndex,
-}
 
 
 class Problem(NamedTuple):
@@ -131,10 +126,11 @@ def _check_segment(
     except StoreCorrupt as error:
         yield str(error)
         return
-    for name, open_index in _INDEXES.items():
-        if (folder / name).exists():
+    for backend in BACKENDS.values():
+        path = folder / backend.file_name
+        if path.exists():
             try:
-                open_index(folder / name, segment.vectors, params.distance)
+                backend.open(path, segment.vectors, params.distance)
             except EngineError as error:
                 yield str(error)
     for field, type in schema.items():

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vectorizer_engine.cache.memory_manager import Charge
 from vectorizer_engine.collection.environment import ShardEnvironment
-from vectorizer_engine.collection.indexing import SegmentIndexes
+from vectorizer_engine.collection.indexing import WORTH_SEALING_BYTES, SegmentIndexes
 from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes
 from vectorizer_engine.collection.view import CurrentView, Part, Source, View
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 1024
 _PAYLOAD_BYTES_AT_ONCE = 4 * 1024**2
+_SHORT_OF_MEMORY_SECONDS = 10.0
+"""After so long it is tried again to build an index for which there was no memory."""
+
 _QUIET_SECONDS = 2.0
 """Without a write for so long, segments are indexed that are too small to be indexed while more may follow."""
 
@@ -76,20 +80,24 @@ class Compaction:
         self._lock = threading.Lock()
         self._scheduled = False
         self._asked_again = False
-        self._waiting_for_quiet = False
+        self._waiting = False
 
     @property
     def busy(self) -> bool:
         """Whether segments are being merged or indexes built, or soon will be."""
         return self._scheduled
 
-    def seal(self, head: Head | None, *, applied: int) -> None:
+    def seal(self, head: Head | None, charge: Charge, *, applied: int) -> None:
         """Put a segment in the place of *head*; the log is no longer needed up to record *applied*.
+
+        *charge* has what the segment needs besides what the head holds. So heads can be sealed where nothing more
+        can be reserved, which is when it has to be.
 
         Raises Stopping, StorageFull, StorageFailure.
         """
         with disk_errors(f"seal a segment in {self._folder}"):
-            self._rewrite([part for part in self._current.view.parts if part.source is head], applied=applied)
+            parts = [part for part in self._current.view.parts if part.source is head]
+            self._rewrite(parts, applied=applied, reserved=charge)
 
     def schedule(self) -> None:
         """Merge and index what there is to merge and index, in the background."""
@@ -159,6 +167,7 @@ class Compaction:
             if segment not in tried and self._indexes.wants(segment)
         ]
         if not wanting:
+            self._make_memory()
             return None
         largest = max(wanting, key=lambda segment: segment.count)
         if (
@@ -166,29 +175,35 @@ class Compaction:
             or largest.count >= FANOUT * self._limits.head_points
         ):
             return largest
-        self._schedule_when_quiet()
+        self._schedule_in(_QUIET_SECONDS)
         return None
 
-    def _schedule_when_quiet(self) -> None:
+    def _make_memory(self) -> None:
+        """Where an index has no room to be built, have a head sealed, which may make it, and look again later."""
+        if any(self._indexes.lacks_memory(segment) for segment, _ in self._current.view.segments()):
+            self._maintenance.relieve(at_least=WORTH_SEALING_BYTES)
+            self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
+
+    def _schedule_in(self, seconds: float) -> None:
         with self._lock:
-            if self._waiting_for_quiet:
+            if self._waiting:
                 return
-            self._waiting_for_quiet = True
+            self._waiting = True
 
         def schedule() -> None:
             with self._lock:
-                self._waiting_for_quiet = False
+                self._waiting = False
             self.schedule()
 
-        self._maintenance.merge_later(_QUIET_SECONDS, schedule)
+        self._maintenance.merge_later(seconds, schedule)
 
-    def _rewrite(self, parts: Sequence[Part], *, applied: int | None) -> None:
+    def _rewrite(self, parts: Sequence[Part], *, applied: int | None, reserved: Charge | None = None) -> None:
         """Put one segment with what is live in *parts* in their place.
 
         With *applied*, the records up to that number are then no longer needed in the log.
         """
         view = View(tuple(parts))
-        segment = self._segments.write(self._batches(view)) if view.points else None
+        segment = self._segments.write(self._batches(view), reserved=reserved) if view.points else None
         try:
             if segment is not None:
                 self._payload_indexes.build(segment, still_wanted=self._is_running)

@@ -1,10 +1,11 @@
-"""The index of a sealed segment: chosen by the planner, built in the background, opened from its file.
+"""The indexes of a shard's sealed segments: chosen by the planner, built in the background, opened from their files.
 
 An index is derived from the vectors, so losing one loses nothing: a file that is damaged, or that a crash left
 half-written, is removed and built again. While there is none, the segment is searched exactly.
 
-Memory is reserved first: `build_bytes` while it is built, `open_bytes` as long as it is open. What is refused
-makes the planner choose again; in the end there is always exact search.
+Memory is reserved first: `build_bytes` while an index is built, what `SegmentIndex` says as long as it is open.
+What is refused makes the planner choose again; in the end there is always exact search. Building evicts no index that
+is in service: searches go on while it lasts.
 """
 
 from __future__ import annotations
@@ -13,62 +14,66 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
+from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.segment_index import SegmentIndex
 from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
-from vectorizer_engine.index import quantized, rabitq
-from vectorizer_engine.index.base import Distance, Hits, Mask, Vectors
+from vectorizer_engine.index import quantized
+from vectorizer_engine.index.backends import BACKENDS
+from vectorizer_engine.index.base import Distance
 from vectorizer_engine.index.planner import LayoutPlan, SegmentLayout, plan_layout
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.segment import Segment
 
 logger = logging.getLogger(__name__)
 
-FILE_NAMES = {
-    SegmentLayout.HNSW_SQ8: quantized.FILE_NAME,
-    SegmentLayout.IVF_RABITQ: rabitq.FILE_NAME,
-}
-_BUILDERS = {SegmentLayout.HNSW_SQ8: quantized.build, SegmentLayout.IVF_RABITQ: rabitq.build}
 _UNFINISHED = ".unfinished"
 
-
-class OpenIndex:
-    """An index that answers, of either kind."""
-
-    def __init__(self, layout: SegmentLayout, index: quantized.QuantizedIndex | rabitq.RabitqIndex) -> None:
-        self.layout = layout
-        self._index = index
-
-    def search(self, queries: Vectors, limit: int, *, mask: Mask | None, ef: int | None) -> list[Hits]:
-        if isinstance(self._index, quantized.QuantizedIndex):
-            return self._index.search(queries, limit, mask=mask, ef=ef or quantized.DEFAULT_EF)
-        return self._index.search(queries, limit, mask=mask)
-
-
-class _Held(NamedTuple):
-    plan: LayoutPlan
-    charge: Charge
+WORTH_SEALING_BYTES = 256 * 1024
+"""Of the largest head, about a thousand points: less is not worth a segment of its own, even where memory is short."""
 
 
 class SegmentIndexes:
     """The indexes of one shard's segments. `build` is for one thread at a time, the rest for any."""
 
-    def __init__(self, distance: Distance, *, memory: MemoryAccount, files: Files) -> None:
+    def __init__(
+        self,
+        distance: Distance,
+        *,
+        memory: MemoryAccount,
+        files: Files,
+        maintenance: Maintenance,
+        rebuild: Callable[[], None],
+    ) -> None:
+        """*rebuild* is called when an index was lost, and so a segment wants one again."""
         self._distance = distance
         self._memory = memory
         self._files = files
+        self._maintenance = maintenance
+        self._rebuild = rebuild
         self._threads = os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._held: dict[Segment, _Held] = {}
+        self._held: dict[Segment, SegmentIndex] = {}
         self._closed = False
 
-    def plan(self, segment: Segment) -> LayoutPlan:
-        """What *segment* has, or would get now."""
+    def layout(self, segment: Segment) -> tuple[SegmentLayout, str]:
+        """How *segment* is searched at present, and why."""
         with self._lock:
-            held = self._held.get(segment)
-        return held.plan if held is not None else self._plan(segment, available=self._memory.available())
+            index = self._held.get(segment)
+        if index is None:
+            plan = self._plan(segment)
+            if plan.layout is SegmentLayout.EXACT:
+                return plan.layout, plan.reason
+            return SegmentLayout.EXACT, f"{plan.layout.value} is not built yet"
+        if index.is_open:
+            return index.plan.layout, index.plan.reason
+        return SegmentLayout.EXACT, (
+            f"{index.plan.layout.value} is closed, its {index.nbytes} bytes are wanted elsewhere: a search has it "
+            "opened again where the memory allows it"
+        )
 
     def largest_segment(self, dimension: int) -> int | None:
         """The most points of which an HNSW index can be built under the limit. None: any number."""
@@ -80,22 +85,27 @@ class SegmentIndexes:
 
     def wants(self, segment: Segment) -> bool:
         """Whether *segment* has no index and should."""
-        planned = self._plan(segment, available=self._memory.available())
-        return segment.index is None and planned.layout is not SegmentLayout.EXACT
+        return segment.index is None and self._plan(segment).layout is not SegmentLayout.EXACT
+
+    def lacks_memory(self, segment: Segment) -> bool:
+        """Whether *segment* has no index and would be worth one, for which there is no room at present."""
+        if segment.index is not None or self.wants(segment):
+            return False
+        return self._plan(segment, available=self._memory.limit).layout is not SegmentLayout.EXACT
 
     def open_existing(self, segment: Segment) -> bool:
-        """Open the index that *segment* has a file of, if the memory allows. Removes files that are of no use."""
+        """Take the index that *segment* has a file of, and open it if the memory allows it.
+
+        False where it has none. Removes files that are of no use.
+        """
         for path in segment.folder.glob(f"*{_UNFINISHED}"):
             self._files.remove(path)
-        for layout, name in FILE_NAMES.items():
-            path = segment.folder / name
-            if not path.exists():
-                continue
-            try:
-                return self._open(segment, path, self._plan_of_file(segment, layout))
-            except (StoreCorrupt, StoreVersionError) as error:
-                logger.warning("%s", str(error))
-                self._files.remove(path)
+        for layout, backend in BACKENDS.items():
+            path = segment.folder / backend.file_name
+            if path.exists():
+                plan = LayoutPlan(layout, f"the index of {segment.count} vectors was built before")
+                if self._take(segment, path, plan):
+                    return True
         return False
 
     def build(self, segment: Segment, *, still_wanted: Callable[[], bool]) -> bool:
@@ -108,10 +118,11 @@ class SegmentIndexes:
         plan, charge = self._reserve(segment)
         if charge is None:
             return False
-        path = segment.folder / FILE_NAMES[plan.layout]
+        backend = BACKENDS[plan.layout]
+        path = segment.folder / backend.file_name
         unfinished = path.with_name(path.name + _UNFINISHED)
         try:
-            _BUILDERS[plan.layout](
+            backend.build(
                 unfinished, segment.vectors, self._distance, threads=self._threads, files=self._files
             )
             if not still_wanted():
@@ -121,14 +132,14 @@ class SegmentIndexes:
         finally:
             self._files.remove(unfinished)
             charge.release()
-        return self._open(segment, path, plan)
+        return self._take(segment, path, plan)
 
     def discard(self, segment: Segment) -> None:
         """Give back what the index of a segment holds, which is not used any more."""
         with self._lock:
-            held = self._held.pop(segment, None)
-        if held is not None:
-            held.charge.release()
+            index = self._held.pop(segment, None)
+        if index is not None:
+            index.close()
 
     def close(self) -> None:
         """Give back what the indexes hold, and open no more: one may be under way."""
@@ -138,7 +149,10 @@ class SegmentIndexes:
         for segment in segments:
             self.discard(segment)
 
-    def _plan(self, segment: Segment, *, available: int) -> LayoutPlan:
+    def _plan(self, segment: Segment, *, available: int | None = None) -> LayoutPlan:
+        """What *segment* would get, with what is *available*: unless it is given, what is now."""
+        if available is None:
+            available = self._memory.available(keep=CacheType.HNSW)
         return plan_layout(
             segment.count,
             segment.vectors.shape[1],
@@ -148,41 +162,59 @@ class SegmentIndexes:
             threads=self._threads,
         )
 
-    def _plan_of_file(self, segment: Segment, layout: SegmentLayout) -> LayoutPlan:
-        module = quantized if layout is SegmentLayout.HNSW_SQ8 else rabitq
-        reason = f"the index of {segment.count} vectors was built before"
-        return LayoutPlan(layout, reason, open_bytes=module.open_bytes(segment.count))
-
     def _reserve(self, segment: Segment) -> tuple[LayoutPlan, Charge | None]:
         """The plan whose building was reserved. Somebody may be quicker, so what is refused is planned again."""
-        available = self._memory.available()
-        while True:
-            plan = self._plan(segment, available=available)
-            if plan.layout is SegmentLayout.EXACT:
-                return plan, None
-            charge = self._memory.reserve(CacheType.HNSW, plan.build_bytes)
+        plan = self._plan(segment)
+        while plan.layout is not SegmentLayout.EXACT:
+            charge = self._memory.reserve(CacheType.HNSW, plan.build_bytes, keep=CacheType.HNSW)
             if charge is not None:
                 return plan, charge
-            available = min(self._memory.available(), plan.build_bytes - 1)
+            available = self._memory.available(keep=CacheType.HNSW)
+            plan = self._plan(segment, available=min(available, plan.build_bytes - 1))
+        return plan, None
 
-    def _open(self, segment: Segment, path: Path, plan: LayoutPlan) -> bool:
-        index_class = (
-            quantized.QuantizedIndex if plan.layout is SegmentLayout.HNSW_SQ8 else rabitq.RabitqIndex
+    def _take(self, segment: Segment, path: Path, plan: LayoutPlan) -> bool:
+        """Have *segment* searched with the index in *path*, which is removed where it is of no use."""
+        index = SegmentIndex(
+            path,
+            plan,
+            segment.vectors,
+            self._distance,
+            memory=self._memory,
+            threads=self._threads,
+            ask=self._asked,
         )
-        # faiss keeps something for each thread that searched, of which the API has two for each core.
-        scratch = 2 * self._threads * quantized.scratch_bytes(segment.count)
-        charge = self._memory.reserve(CacheType.HNSW, plan.open_bytes + scratch)
-        if charge is None:
-            return False
         try:
-            index = OpenIndex(plan.layout, index_class(path, segment.vectors, self._distance))
-        except BaseException:
-            charge.release()
-            raise
+            index.open()
+        except (StoreCorrupt, StoreVersionError) as error:
+            self._remove(path, error)
+            return False
         with self._lock:
             if self._closed:
-                charge.release()
+                index.close()
                 return False
-            self._held[segment] = _Held(plan, charge)
+            self._held[segment] = index
         segment.index = index
         return True
+
+    def _asked(self, index: SegmentIndex) -> None:
+        self._maintenance.open(partial(self._open_again, index))
+
+    def _open_again(self, index: SegmentIndex) -> None:
+        """Open an index that was evicted, because a search asked for it; else have the memory made."""
+        try:
+            if not index.open():
+                self._maintenance.relieve(at_least=WORTH_SEALING_BYTES)
+        except (StoreCorrupt, StoreVersionError) as error:
+            with self._lock:
+                segment = next((each for each, held in self._held.items() if held is index), None)
+            if segment is None:
+                return  # discarded meanwhile, and its files with it
+            segment.index = None
+            self.discard(segment)
+            self._remove(index.path, error)
+            self._rebuild()
+
+    def _remove(self, path: Path, error: Exception) -> None:
+        logger.warning("%s", str(error))
+        self._files.remove(path)

@@ -25,6 +25,7 @@ from vectorizer_engine.errors import (
     StoreClosed,
 )
 from vectorizer_engine.storage.head import POINT_BYTES, Head
+from vectorizer_engine.storage.segment_store import bytes_of_segment
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,6 @@ class Sealing:
         self._condition = threading.Condition()
         self._heads: deque[_SealedHead] = deque()
         self._error: tuple[type[EngineError], str] | None = None
-        self._retrying = False
 
     @property
     def busy(self) -> bool:
@@ -70,12 +70,12 @@ class Sealing:
             return bool(self._heads)
 
     def admit(self, points: int) -> Charge:
-        """Reserve what the head needs for so many points, waiting for space if need be.
+        """Reserve what the head and its segment need for so many points, waiting for space if need be.
 
         Raises CacheMemoryLimitExceeded, StoreClosed, and why heads cannot be sealed: StorageFull or
         StorageFailure.
         """
-        needed = points * POINT_BYTES
+        needed = points * POINT_BYTES + bytes_of_segment(points)
         what = f"a batch of {points} points"
         self._memory.require_possible(what, needed)
         deadline = time.monotonic() + _MEMORY_PATIENCE
@@ -98,7 +98,9 @@ class Sealing:
         """Have *head* sealed in the background, then release its *charge*."""
         with self._condition:
             self._heads.append(_SealedHead(head, charge, applied))
-        self._maintenance.seal(self._run)
+            is_first = len(self._heads) == 1
+        if is_first:
+            self._maintenance.seal(self._run)
 
     def close(self) -> None:
         with self._condition:
@@ -114,26 +116,27 @@ class Sealing:
             raise kind(reason)
 
     def _run(self) -> None:
-        """Turn the oldest of the waiting heads into a segment, until none waits."""
-        while True:
-            with self._condition:
-                if not self._heads:
-                    return
-                oldest = self._heads[0]
-            try:
-                self._compaction.seal(oldest.head, applied=oldest.applied)
-            except Stopping:
-                return
-            except EngineError as error:
-                # Its words only: the error itself would keep alive all that the failed job had in hand.
-                self._fail(StorageFull if isinstance(error, StorageFull) else StorageFailure, str(error))
-                return
-            oldest.charge.release()
-            self._compaction.schedule()  # first, or the shard would seem to be at rest for a moment
-            with self._condition:
-                self._heads.popleft()
-                self._error = None
-                self._condition.notify_all()
+        """Turn the oldest of the waiting heads into a segment. The next one waits for its turn among all shards'."""
+        with self._condition:
+            oldest = self._heads[0]
+        try:
+            self._compaction.seal(oldest.head, oldest.charge, applied=oldest.applied)
+        except Stopping:
+            return
+        except Exception as error:
+            # Its words only: the error itself would keep alive all that the failed job had in hand.
+            self._fail(StorageFull if isinstance(error, StorageFull) else StorageFailure, str(error))
+            if not isinstance(error, EngineError):
+                raise  # a bug: the thread says where
+            return
+        oldest.charge.release()
+        self._compaction.schedule()  # first, or the shard would seem to be at rest for a moment
+        with self._condition:
+            self._heads.popleft()
+            self._error = None
+            self._condition.notify_all()
+            if self._heads:
+                self._maintenance.seal(self._run)
 
     def _fail(self, kind: type[EngineError], reason: str) -> None:
         """Tell the writers that wait, and try again."""
@@ -142,12 +145,4 @@ class Sealing:
                 logger.error("%s; trying again until it works", reason)
             self._error = kind, reason
             self._condition.notify_all()
-            if self._retrying:
-                return
-            self._retrying = True
-        self._maintenance.seal_later(_RETRY_SECONDS, self._retry)
-
-    def _retry(self) -> None:
-        with self._condition:
-            self._retrying = False
-        self._run()
+        self._maintenance.seal_later(_RETRY_SECONDS, self._run)

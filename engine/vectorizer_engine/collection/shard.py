@@ -48,7 +48,6 @@ from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place,
 from vectorizer_engine.collection.write_path import WritePath
 from vectorizer_engine.errors import StoreClosed, StoreCorrupt
 from vectorizer_engine.index.base import Vectors
-from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog
@@ -74,7 +73,13 @@ class Shard:
         self._current = CurrentView()
         files, memory, dimension = environment.files, environment.memory, params.dimension
         self._verdicts = AdvancedCache(memory, cache=CacheType.METADATA, ttl=math.inf)
-        self._indexes = SegmentIndexes(params.distance, memory=memory, files=files)
+        self._indexes = SegmentIndexes(
+            params.distance,
+            memory=memory,
+            files=files,
+            maintenance=environment.maintenance,
+            rebuild=lambda: self._compaction.schedule(),
+        )
         with disk_errors(f"open {folder}"):
             self._segments = FileSegmentStore(
                 folder, dimension=dimension, storage=params.storage, memory=memory, files=files
@@ -177,13 +182,8 @@ class Shard:
     def layouts(self) -> Iterator[LayoutInfo]:
         """How each sealed segment is searched."""
         for segment, part in self.view.segments():
-            plan = self._indexes.plan(segment)
-            if segment.index is None and plan.layout is not SegmentLayout.EXACT:
-                yield LayoutInfo(
-                    part.live.count, SegmentLayout.EXACT, f"{plan.layout.value} is not built yet"
-                )
-            else:
-                yield LayoutInfo(part.live.count, plan.layout, plan.reason)
+            layout, reason = self._indexes.layout(segment)
+            yield LayoutInfo(part.live.count, layout, reason)
 
     @property
     def busy(self) -> bool:

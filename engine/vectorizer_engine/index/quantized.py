@@ -133,17 +133,17 @@ class QuantizedIndex:
         self._exact = FlatIndex(vectors, distance)
 
     def search(
-        self, queries: Vectors, limit: int, *, mask: Mask | None = None, ef: int = DEFAULT_EF
+        self, queries: Vectors, limit: int, *, mask: Mask | None = None, ef: int | None = None
     ) -> list[Hits]:
         """For each row of *queries* (float32 [q, d], C order) the *limit* nearest of what *mask* allows.
 
-        There are fewer hits only where fewer vectors are allowed. A larger *ef* finds more of the true
-        neighbours and takes longer. A call keeps to its thread; to use more cores for a batch, split it.
+        There are fewer hits only where fewer vectors are allowed. A larger *ef* than DEFAULT_EF finds more of the
+        true neighbours and takes longer. A call keeps to its thread; to use more cores for a batch, split it.
         """
         count = len(self._vectors)
         allowed = count if mask is None else count_bits(mask)
         limit = min(limit, allowed)
-        usable_ef = effective_ef(ef, limit, allowed=allowed, count=count)
+        usable_ef = effective_ef(ef or DEFAULT_EF, limit, allowed=allowed, count=count)
         if usable_ef is None:
             return self._exact.search(queries, limit, mask=mask)
         search_in_this_thread()

@@ -174,10 +174,13 @@ class RabitqIndex:
         self._distance = distance
         self._exact = FlatIndex(vectors, distance)
 
-    def search(self, queries: Vectors, limit: int, *, mask: Mask | None = None) -> list[Hits]:
+    def search(
+        self, queries: Vectors, limit: int, *, mask: Mask | None = None, ef: int | None = None
+    ) -> list[Hits]:
         """For each row of *queries* (float32 [q, d], C order) the *limit* nearest of what *mask* allows.
 
-        There are fewer hits only where fewer vectors are allowed. A call keeps to its thread.
+        There are fewer hits only where fewer vectors are allowed. *ef* means nothing here: how many lists are read
+        follows from how much is allowed. A call keeps to its thread.
         """
         count = len(self._vectors)
         allowed = count if mask is None else count_bits(mask)

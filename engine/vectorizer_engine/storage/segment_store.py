@@ -37,6 +37,14 @@ logger = logging.getLogger(__name__)
 Batches = Iterable[tuple[Sequence[StoredPoint], Vectors]]
 
 
+def bytes_of_segment(points: int) -> int:
+    """What a segment of so many points holds on the heap, its indexes apart: which of its rows count.
+
+    Twice: a write makes the next mask of them while readers have the last one.
+    """
+    return 2 * mask_bytes(points)
+
+
 class FileSegmentStore:
     """Segments in the folders of *folder*. What publishes is for one thread at a time, the rest for any."""
 
@@ -90,17 +98,18 @@ class FileSegmentStore:
             self._set_aside(damaged)
         return opened
 
-    def write(self, batches: Batches) -> Segment:
+    def write(self, batches: Batches, *, reserved: Charge | None = None) -> Segment:
         """Write *batches* of points, in key order and each key once, as a new segment that no manifest names.
 
-        Raises OSError, and what *batches* raises; then nothing of it is left.
+        What the segment needs on the heap (`bytes_of_segment`) is taken from *reserved* where that is given. Raises
+        OSError, CacheMemoryLimitExceeded, and what *batches* raises; then nothing of it is left.
         """
         with self._lock:
             number = self._next
             self._next += 1
         try:
             self._make(number, batches)
-            return self._open(number)
+            return self._open(number, reserved)
         except BaseException:
             self._remove(number)
             raise
@@ -176,11 +185,13 @@ class FileSegmentStore:
     def _path(self, number: int) -> Path:
         return self._folder / "segments" / f"{number:08d}"
 
-    def _open(self, number: int) -> Segment:
+    def _open(self, number: int, reserved: Charge | None = None) -> Segment:
         segment = Segment(self._path(number), id=number, dimension=self._dimension, storage=self._storage)
-        # Twice: a write makes the next mask of live points while readers have the last one.
-        needed = 2 * mask_bytes(segment.count)
-        charge = self._memory.reserve(CacheType.METADATA, needed, vital=True)
+        needed = bytes_of_segment(segment.count)
+        if reserved is not None:
+            charge: Charge | None = reserved.split(needed)
+        else:
+            charge = self._memory.reserve(CacheType.METADATA, needed, vital=True)
         if charge is None:
             raise self._memory.limit_exceeded(f"a segment of {segment.count} points", needed)
         with self._lock:

@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.collection.model import SMALL, open_store, params, vectors_of
+from tests.engine.collection.model import SMALL, MiB, open_store, params, vectors_of
+from tests.engine.collection.test_collection import wait_until
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
 from vectorizer_engine.collection.compaction import Compaction
+from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+from vectorizer_engine.collection.sealing import Sealing
+from vectorizer_engine.errors import StorageFailure
+from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.segment import Segment
 
 sizes = st.lists(
@@ -129,3 +135,65 @@ def test_the_head_that_holds_most_is_flushed() -> None:
     small.head_bytes = 0
     maintenance.relieve()
     assert (small.flushed, large.flushed) == (1, 1)
+
+
+class NotedCompaction(Compaction):
+    """Writes no segments, but notes for whom it should have."""
+
+    def __init__(self, name: str, sealed: list[str]) -> None:
+        self.name, self.sealed = name, sealed
+        self.failures: list[Exception] = []
+
+    def seal(self, head: object, charge: Charge, *, applied: int) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        self.sealed.append(self.name)
+
+    def schedule(self) -> None: ...
+
+
+def sealing_of(compaction: Compaction, maintenance: Maintenance, folder: Path) -> Sealing:
+    environment = ShardEnvironment(CacheMemoryManager(MiB), maintenance, Files(), folder, ShardLimits())
+    return Sealing(compaction, environment, is_running=lambda: True)
+
+
+def submit(sealing: Sealing) -> None:
+    charge = CacheMemoryManager(MiB).reserve(CacheType.METADATA, 1)
+    assert charge is not None
+    sealing.submit(None, charge, applied=1)
+
+
+def test_shards_take_turns_at_having_their_heads_sealed(tmp_path: Path) -> None:
+    maintenance = Maintenance()
+    sealed: list[str] = []
+    busy, other = (
+        sealing_of(NotedCompaction(name, sealed), maintenance, tmp_path) for name in ("busy", "other")
+    )
+    begin = threading.Event()
+    maintenance.seal(lambda: begin.wait(20) and None)
+    for _ in range(3):
+        submit(busy)
+    submit(other)
+    begin.set()
+    wait_until(lambda: not busy.busy and not other.busy)
+    assert sealed == ["busy", "other", "busy", "busy"]
+    submit(busy)
+    wait_until(lambda: not busy.busy)
+    assert sealed[4:] == ["busy"]
+    maintenance.close()
+
+
+@pytest.mark.parametrize("error", [StorageFailure("the disk is gone"), KeyError("a bug")])
+def test_a_head_that_could_not_be_sealed_is_tried_again(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorizer_engine.collection.sealing._RETRY_SECONDS", 0.01)
+    maintenance = Maintenance()
+    compaction = NotedCompaction("a", [])
+    compaction.failures = [error]
+    sealing = sealing_of(compaction, maintenance, tmp_path)
+    submit(sealing)
+    submit(sealing)
+    wait_until(lambda: not sealing.busy)
+    assert compaction.sealed == ["a", "a"]
+    maintenance.close()

@@ -14,13 +14,14 @@ from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk
 from tests.engine.index.samples import clustered
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
-from vectorizer_engine.collection import indexing
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.indexing import SegmentIndexes
+from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import Distance
 from vectorizer_engine.index import quantized
+from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.files import Files
 
@@ -177,7 +178,9 @@ def test_an_index_that_is_ready_after_the_end_holds_nothing(tmp_path: Path) -> N
     wait_until(lambda: indexed(collection))
     segment = max((segment for segment, _ in collection._shard.view.segments()), key=lambda s: s.count)
     memory = CacheMemoryManager(64 * MiB)
-    indexes = SegmentIndexes(Distance.COSINE, memory=memory, files=Files())
+    indexes = SegmentIndexes(
+        Distance.COSINE, memory=memory, files=Files(), maintenance=Maintenance(), rebuild=lambda: None
+    )
     indexes.close()
     assert not indexes.build(segment, still_wanted=lambda: True)
     assert memory.snapshot().used == 0
@@ -198,7 +201,8 @@ def test_a_build_that_outlasts_the_stop_is_thrown_away_and_done_after_the_next_s
 
     with monkeypatch.context() as patch:
         patch.setattr("vectorizer_engine.collection.maintenance.STOP_SECONDS", 0.1)
-        patch.setitem(indexing._BUILDERS, SegmentLayout.HNSW_SQ8, build)
+        backend = BACKENDS[SegmentLayout.HNSW_SQ8]._replace(build=build)
+        patch.setitem(BACKENDS, SegmentLayout.HNSW_SQ8, backend)
         store = open_at(tmp_path)
         fill(store)
         assert begun.wait(20)

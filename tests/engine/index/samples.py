@@ -7,17 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vectorizer_engine.index import quantized, rabitq
+from vectorizer_engine.index import backends, quantized, rabitq
 from vectorizer_engine.index.base import Distance, Hits, Mask, Vectors
 from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.storage.files import Files
 
 EXAMPLES = Path(__file__).parents[3] / "examples/data"
 
-BACKENDS = {
-    "hnsw-sq8": (quantized.build, quantized.QuantizedIndex),
-    "ivf-rabitq": (rabitq.build, rabitq.RabitqIndex),
-}
+BACKENDS = {layout.value: (backend.build, backend.open) for layout, backend in backends.BACKENDS.items()}
 
 AnyIndex = quantized.QuantizedIndex | rabitq.RabitqIndex
 
