@@ -3,8 +3,10 @@
 In a control plane of its own, since a chart's definition and webhook are the whole cluster's affair.
 """
 
+import base64
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from qdrant_client import QdrantClient
@@ -13,6 +15,7 @@ from tests.helm.chart import CHART, NAMESPACE, RELEASE, ROOT, Object
 from tests.kube.controlplane import CommandError, ControlPlane
 from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
+from vectorizer_operator.webhook import certificates
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
@@ -138,6 +141,85 @@ def test_a_replaced_operator_pod_leaves_the_clusters_alone(quickstart: ControlPl
     quickstart.kubectl("delete", "pod", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=vectorizer-operator")
     quickstart.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}", "--timeout=60s")
     assert get(quickstart, "pod", "quickstart-0")["metadata"]["uid"] == pod["metadata"]["uid"]
+
+
+def test_named_namespaces_are_looked_after_with_rights_there_only(quickstart: ControlPlane) -> None:
+    quickstart.kubectl("create", "namespace", "elsewhere")
+    quickstart.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")
+    pod = get(quickstart, "pod", "quickstart-0")["metadata"]["uid"]
+    helm(
+        quickstart,
+        *("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "90s"),
+        *("--set", "watchNamespaces={default}", "--set", "networkPolicy.enabled=true"),
+    )
+    account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+    assert not may(quickstart, account, "list", "vectorizerclusters", "elsewhere")
+    assert may(quickstart, account, "list", "vectorizerclusters", "default")
+    quickstart.kubectl("apply", "-n", "elsewhere", "-f", str(QUICKSTART))
+    quickstart.kubectl(
+        *("patch", "vectorizercluster/quickstart", "--type=merge"),
+        *("-p", '{"spec": {"service": {"annotations": {"a.example/b": "c"}}}}'),
+    )
+    eventually(lambda: "annotations" in get(quickstart, "service", "quickstart")["metadata"])
+    quickstart.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")
+    assert get(quickstart, "pod", "quickstart-0")["metadata"]["uid"] == pod
+    untouched = get(quickstart, "vectorizercluster", "quickstart", "-n", "elsewhere")
+    assert untouched["status"] == {"observedGeneration": -1}
+
+
+def may(control_plane: ControlPlane, account: str, verb: str, resource: str, namespace: str) -> bool:
+    try:
+        return (
+            control_plane.kubectl("auth", "can-i", verb, resource, "-n", namespace, f"--as={account}")
+            == "yes\n"
+        )
+    except CommandError as error:
+        if error.status == 1:  # kubectl's "no"
+            return False
+        raise
+
+
+def test_a_certificate_from_cert_manager_is_shown_and_trusted(quickstart: ControlPlane) -> None:
+    """What cert-manager does is done here: it writes the Secret, and its injector the authority."""
+    quickstart.kubectl("apply", "-f", "-", stdin=CERT_MANAGER_KINDS)
+    helm(quickstart, "upgrade", RELEASE, str(CHART), "--set", "webhook.certManager.enabled=true")
+    issued = get(quickstart, "certificate", f"{RELEASE}-webhook", "-n", NAMESPACE)["spec"]
+    made = certificates.make(issued["dnsNames"], now=datetime.now(UTC))
+    data = {key: base64.b64encode(value).decode() for key, value in made.items()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": issued["secretName"]}, "data": data}
+    quickstart.kubectl("create", "-n", NAMESPACE, "-f", "-", stdin=json.dumps(secret))
+    bundle = data[certificates.AUTHORITIES]
+    quickstart.kubectl("rollout", "status", "-n", NAMESPACE, f"deployment/{RELEASE}", "--timeout=60s")
+    inject = [{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]
+    configuration = f"validatingwebhookconfiguration/{RELEASE}-{NAMESPACE}"
+    quickstart.kubectl("patch", configuration, "--type=json", "-p", json.dumps(inject))
+    quickstart.kubectl(
+        "label", "vectorizercluster/quickstart", "asked=webhook"
+    )  # refused, were it not trusted
+    assert ca_bundle(quickstart) == bundle
+    account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+    assert not may(quickstart, account, "create", "secrets", NAMESPACE)
+
+
+def _kind(name: str) -> str:
+    return f"""\
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {{name: {name.lower()}s.cert-manager.io}}
+spec:
+  group: cert-manager.io
+  scope: Namespaced
+  names: {{kind: {name}, plural: {name.lower()}s, singular: {name.lower()}}}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
+"""
+
+
+CERT_MANAGER_KINDS = _kind("Certificate") + _kind("Issuer")
 
 
 def test_uninstalling_keeps_the_definition_the_clusters_and_their_pods(quickstart: ControlPlane) -> None:
