@@ -18,6 +18,7 @@ from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.errors import StoreLocked, StoreVersionError
+from vectorizer_engine.storage.payload_index import FieldType
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     store.create_collection("small", params()).upsert([1], vectors_of([1]), [None])
     collection = store.create_collection("large", params())
+    collection.create_payload_index("n", FieldType.INTEGER)
     for start in range(0, 4950, 550):
         seeds = list(range(start, start + 550))
         collection.upsert(seeds, vectors_of([seed % 50 for seed in seeds]), [{"n": seed} for seed in seeds])
@@ -61,6 +63,7 @@ def test_a_good_folder_has_no_problems_and_is_left_as_it_is(folder: Path) -> Non
         ("points.lmdb", 5000),
         ("CHECKSUMS", -1),
         ("index.hnsw-sq8", -1),
+        ("*.payload-index", 60),
         ("*.log", 30),
     ],
 )
