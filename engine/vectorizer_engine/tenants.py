@@ -6,9 +6,11 @@ whose memory is taken when it runs short that of `cache.memory_manager`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from vectorizer_engine.config_types import Bytes, KeyInFile, Section
 
@@ -47,12 +49,31 @@ class TenantsConfig(Section):
         strict=True,
         description="Give each tenant collections of its own, which only its keys reach. Needs auth.api_key.",
     )
+    keys_folder: Path = Field(Path(), description="Folder in which relative paths of key files begin.")
     members: tuple[TenantConfig, ...] = Field(
         (),
         max_length=MAX_TENANTS,
         description="The tenants, each with name, api_key_file, read_only_api_key_file (optional) and "
         "memory_quota_bytes (optional), as in [{name: acme, api_key_file: /keys/acme, memory_quota_bytes: 128Mi}].",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_key_files(cls, raw: Any) -> Any:
+        """*raw* with the paths of key files from `keys_folder` on; what is misshapen is for the fields to refuse."""
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("members"), list | tuple):
+            return raw
+        folder = Path(str(raw.get("keys_folder", ".")))
+
+        def found(member: Any) -> Any:
+            if not isinstance(member, Mapping):
+                return member
+            return {
+                key: str(folder / value) if str(key).endswith("_file") and isinstance(value, str) else value
+                for key, value in member.items()
+            }
+
+        return {**raw, "members": [found(member) for member in raw["members"]]}
 
 
 def tenant_problems(tenants: TenantsConfig, auth: Section, *, limit: int) -> Iterator[str]:
