@@ -164,6 +164,8 @@ def _references(pod: Object) -> Iterator[tuple[str, str]]:
             yield "configmaps", volume["configMap"]["name"]
         elif "secret" in volume:
             yield "secrets", volume["secret"]["secretName"]
+        elif "projected" in volume:
+            yield from (("secrets", source["secret"]["name"]) for source in volume["projected"]["sources"])
         elif "persistentVolumeClaim" in volume:
             yield "claim", volume["persistentVolumeClaim"]["claimName"]
     for container in pod["spec"]["containers"]:

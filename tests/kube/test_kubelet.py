@@ -248,15 +248,23 @@ def test_config_maps_and_secrets_are_waited_for_and_then_given(cluster: Cluster)
             {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}},
             {"name": "COLOUR", "valueFrom": {"configMapKeyRef": {"name": "config", "key": "colour"}}},
             {"name": "CONFIG", "value": "/etc/config/file.yml"},
+            {"name": "PROJECTED", "value": "/etc/projected/renamed"},
         ],
         volumeMounts=[
             {"name": "config", "mountPath": "/etc/config"},
+            {"name": "projected", "mountPath": "/etc/projected"},
             {"name": "keys", "mountPath": "/etc/keys"},
         ],
     )
     pods["spec"]["volumes"] = [
         {"name": "config", "configMap": {"name": "config"}},
         {"name": "keys", "secret": {"secretName": "keys"}},
+        {
+            "name": "projected",
+            "projected": {
+                "sources": [{"secret": {"name": "more", "items": [{"key": "m", "path": "renamed"}]}}]
+            },
+        },
     ]
     cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": pods["spec"]})
     cluster.wait(
@@ -269,12 +277,14 @@ def test_config_maps_and_secrets_are_waited_for_and_then_given(cluster: Cluster)
     cluster.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config"}, "data": data},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"k": "secret"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "more"}, "stringData": {"m": "and more"}},
     )
     cluster.wait("condition=Ready", "pod/web")
     address = cluster.get("pod/web")["status"]["podIP"]
     env = json.loads(fetch(address, "env"))
     assert (env["KEY"], env["COLOUR"]) == ("secret", "red")
     assert fetch(address, f"files?{env['CONFIG']}") == "a: 1"
+    assert fetch(address, f"files?{env['PROJECTED']}") == "and more"
 
 
 def test_a_pod_that_never_started_can_be_deleted(cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -203,6 +204,20 @@ def test_an_api_key_comes_from_a_secret_in_the_same_file(local: Local) -> None:
     assert QdrantClient(endpoint, api_key="swordfish").get_collections().collections == []
     with pytest.raises(Exception, match="401"):
         QdrantClient(endpoint, api_key="tuna").get_collections()
+
+
+def test_the_tenants_of_the_example_get_their_keys_and_see_only_their_own(local: Local) -> None:
+    local.do("up", "-f", str(ROOT / "examples" / "multi-tenant.yaml"))
+    endpoint = local.cluster()["endpoint"]
+    acme, globex = (QdrantClient(endpoint, api_key=f"change-me-{name}") for name in ("acme", "globex"))
+    acme.create_collection("docs", models.VectorParams(size=2, distance=models.Distance.DOT))
+    reader = QdrantClient(endpoint, api_key="change-me-acme-reader")
+    assert [each.name for each in reader.get_collections().collections] == ["docs"]
+    with pytest.raises(Exception, match="403"):
+        reader.delete_collection("docs")
+    assert globex.get_collections().collections == []
+    report = httpx.get(f"{endpoint}/cluster/memory", headers={"api-key": "change-me-globex"}).json()
+    assert report["result"]["quota_bytes"] == 96 * 1024**2
 
 
 def test_down_deletes_data_only_when_told_to(local: Local) -> None:

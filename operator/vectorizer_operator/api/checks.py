@@ -11,19 +11,27 @@ from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.config import ENVIRONMENT_PREFIX
 from vectorizer_operator.api.constants import GROUP, MAX_NAME_LENGTH, NAME_PATTERN
 
-RESERVED_VOLUMES = ("config", "data", "tmp")
-RESERVED_MOUNTS = ("/etc/vectorizer", "/var/lib/vectorizer", "/tmp")
+RESERVED_VOLUMES = ("config", "data", "tenants", "tmp")
+RESERVED_MOUNTS = ("/etc/vectorizer", "/etc/vectorizer-tenants", "/var/lib/vectorizer", "/tmp")
 _NOT_IN_PATHS = ("//", "/./", "/../")  # other spellings of a path would get around the reserved ones
 _OWN_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/")
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
 class Check(NamedTuple):
-    """`cel` and `holds` say the same about the value at `path`; `expected` completes "PATH: …"."""
+    """`cel` and `holds` say the same about the value at `path`; `expected` completes "PATH: …".
+
+    `culprit` is what of a value that does not hold is shown.
+    """
 
     path: tuple[str, ...]
     cel: str
     holds: Callable[[Any], bool]
     expected: str
+    culprit: Callable[[Any], Any] = _itself
 
 
 class Transition(NamedTuple):
@@ -67,7 +75,92 @@ _HAS_NO_OWN_KEYS = (
 )
 _TEMPLATE = ("spec", "podTemplate")
 
+
+def _tenants(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return spec.get("tenants") or []
+
+
+def _names(tenants: list[Mapping[str, Any]]) -> str:
+    return ", ".join(str(tenant["name"]) for tenant in tenants)
+
+
+def _without_engine_key(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [] if (spec.get("auth") or {}).get("apiKeySecretRef") else _tenants(spec)
+
+
+def _with_wrong_quota(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    limit = parse_quantity((spec.get("cluster") or {}).get("maxCacheMemory", "1Gi"))
+
+    def is_wrong(quota: str) -> bool:
+        size = parse_quantity(quota)
+        return size is None or size <= 0 or (limit is not None and size > limit)
+
+    return [
+        tenant for tenant in _tenants(spec) if "memoryQuota" in tenant and is_wrong(tenant["memoryQuota"])
+    ]
+
+
+def _key_places(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Secret and key of every API key."""
+    references = [(spec.get("auth") or {}).get("apiKeySecretRef")]
+    for tenant in _tenants(spec):
+        references += [tenant.get("apiKeySecretRef"), tenant.get("readOnlyApiKeySecretRef")]
+    return [(reference["name"], reference.get("key", "api-key")) for reference in references if reference]
+
+
+def _shared_key_places(spec: Mapping[str, Any]) -> list[str]:
+    places = _key_places(spec)
+    return sorted({f"{name}/{key}" for name, key in places if places.count((name, key)) > 1})
+
+
+def _same(one: str, other: str) -> str:
+    return f"({one}.name == {other}.name && {one}.key == {other}.key)"
+
+
+_FULL, _READ_ONLY, _ENGINES = "apiKeySecretRef", "readOnlyApiKeySecretRef", "self.auth.apiKeySecretRef"
+_KEYS_ARE_APART = (
+    "!has(self.tenants) || self.tenants.all(one, "
+    f"self.tenants.exists_one(other, {_same(f'other.{_FULL}', f'one.{_FULL}')}) && "
+    f"!self.tenants.exists(other, has(other.{_READ_ONLY}) && {_same(f'other.{_READ_ONLY}', f'one.{_FULL}')}) && "
+    f"(!has(one.{_READ_ONLY}) || self.tenants.exists_one(other, "
+    f"has(other.{_READ_ONLY}) && {_same(f'other.{_READ_ONLY}', f'one.{_READ_ONLY}')})) && "
+    f"(!has(self.auth) || !has({_ENGINES}) || (!{_same(_ENGINES, f'one.{_FULL}')} && "
+    f"(!has(one.{_READ_ONLY}) || !{_same(_ENGINES, f'one.{_READ_ONLY}')}))))"
+)
+
+_TENANT_CHECKS = (
+    Check(
+        ("spec",),
+        "!has(self.tenants) || self.tenants.size() == 0 || (has(self.auth) && has(self.auth.apiKeySecretRef))",
+        lambda spec: not _without_engine_key(spec),
+        "tenants need spec.auth.apiKeySecretRef, or who sends no key could do everything: set it",
+        lambda spec: f"tenants {_names(_without_engine_key(spec))} without it",
+    ),
+    Check(
+        ("spec",),
+        # A list of one makes a name for the limit: converting it for every tenant would cost more than is allowed.
+        "!has(self.tenants) || !isQuantity(string(self.cluster.maxCacheMemory)) || "
+        "[quantity(string(self.cluster.maxCacheMemory))].all(limit, self.tenants.all(tenant, "
+        "!has(tenant.memoryQuota) || (isQuantity(tenant.memoryQuota) && "
+        "quantity(tenant.memoryQuota).isGreaterThan(quantity('0')) && "
+        "!quantity(tenant.memoryQuota).isGreaterThan(limit))))",
+        lambda spec: not _with_wrong_quota(spec),
+        "tenants[].memoryQuota has to be a size above 0 and up to spec.cluster.maxCacheMemory, which all tenants share",
+        lambda spec: ", ".join(
+            f"{each['memoryQuota']} for {each['name']}" for each in _with_wrong_quota(spec)
+        ),
+    ),
+    Check(
+        ("spec",),
+        _KEYS_ARE_APART,
+        lambda spec: not _shared_key_places(spec),
+        "a key tells who asks: spec.auth and every reference of spec.tenants need a Secret's key of their own",
+        lambda spec: f"{', '.join(_shared_key_places(spec))} more than once",
+    ),
+)
+
 CHECKS = (
+    *_TENANT_CHECKS,
     Check(
         ("spec", "storage", "size"),
         _IS_SIZE,

@@ -31,6 +31,7 @@ _KEPT = frozenset(
     | {"x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"}
 )
 _LIST_KEYS = {
+    ("spec", "tenants"): "name",
     ("spec", "podTemplate", "env"): "name",
     ("spec", "podTemplate", "volumes"): "name",
     ("spec", "podTemplate", "volumeMounts"): "mountPath",
@@ -139,6 +140,10 @@ def _structural(schema: Schema) -> Schema:
             kept["additionalProperties"] = convert(kept["additionalProperties"])
         elif not kept.get("x-kubernetes-preserve-unknown-fields"):
             kept.pop("additionalProperties", None)
+        if "required" in kept:
+            kept["required"] = [
+                *kept["required"]
+            ]  # a section that is used twice must not become a YAML alias
         if "items" in kept:
             kept["items"] = convert(kept["items"])
         fields = kept.get("properties", {}).values()

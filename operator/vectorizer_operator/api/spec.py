@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from vectorizer_engine.tenants import MAX_TENANT_NAME_LENGTH, MAX_TENANTS, TENANT_NAME_PATTERN
 from vectorizer_operator.api.types import (
     Model,
     MountPassthrough,
@@ -140,6 +141,25 @@ class AuthSection(Model):
     )
 
 
+class Tenant(Model):
+    name: str = Field(
+        pattern=TENANT_NAME_PATTERN,
+        max_length=MAX_TENANT_NAME_LENGTH,
+        description="Name of the tenant. Its data stays with this name, also while the tenant is not listed here.",
+    )
+    api_key_secret_ref: SecretKeyRef = Field(
+        description="Where the key is that allows everything in the tenant's collections. A key of its own."
+    )
+    read_only_api_key_secret_ref: SecretKeyRef | None = Field(
+        None, description="Where the key is that allows reading them. Unset: there is none."
+    )
+    memory_quota: Annotated[str, StringConstraints(max_length=32)] | None = Field(
+        None,
+        description="What the tenant's caches may hold at most, as a quantity in quotes or with a suffix (128Mi): up "
+        "to cluster.maxCacheMemory. Unset: what the others leave, and its fair share when memory runs short.",
+    )
+
+
 class NetworkPolicySection(Model):
     enabled: bool = Field(
         True,
@@ -222,6 +242,12 @@ class VectorizerClusterSpec(Model):
         default_factory=ServiceSection, description="The Service that clients talk to, named as the cluster."
     )
     auth: AuthSection = Field(default_factory=AuthSection, description="Who may use the REST API.")
+    tenants: Annotated[list[Tenant], unique("name")] = Field(
+        default_factory=list,
+        max_length=MAX_TENANTS,
+        description="Who has collections of their own, which only their keys reach. Needs auth.apiKeySecretRef, the "
+        "key of whoever runs the cluster. Pods read keys when they start: after changing a Secret, delete the pods.",
+    )
     network_policy: NetworkPolicySection = Field(
         default_factory=NetworkPolicySection, description="Which connections the pods may have."
     )

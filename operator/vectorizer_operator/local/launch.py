@@ -21,6 +21,9 @@ from typing import Any
 ENGINE_DATA_PATH = "/var/lib/vectorizer"
 """Where the engine's container mounts its data; `storage.path` of its configuration points there."""
 
+ENGINE_TENANTS_PATH = "/etc/vectorizer-tenants"
+"""Where it mounts the keys of its tenants; `tenants.keys_folder` of its configuration points there."""
+
 _HONOURED = {
     *("name", "command", "args", "env", "ports", "volumeMounts", "workingDir"),
     *("startupProbe", "readinessProbe", "livenessProbe"),
@@ -119,6 +122,8 @@ def _namespace_environment(
             yield "VECTORIZER__SERVER__PORT", str(next(iter(ports.values())))
         if data := mounts.folders.get(ENGINE_DATA_PATH):
             yield "VECTORIZER__STORAGE__PATH", str(data)
+        if keys := mounts.folders.get(ENGINE_TENANTS_PATH):
+            yield "VECTORIZER__TENANTS__KEYS_FOLDER", str(keys)
     elif program == "vectorizer-operator":
         yield "VECTORIZER_OPERATOR_LISTEN", address
 
@@ -175,11 +180,14 @@ def _materialise(volume: Mapping[str, Any], *, where: str, folder: Path, inputs:
     elif "secret" in volume:
         source = volume["secret"]
         _write(path, "secret", source["secretName"], source, inputs.secrets, where=where)
+    elif all("secret" in source for source in volume.get("projected", {}).get("sources", [{}])):
+        for source in volume["projected"]["sources"]:
+            _write(path, "secret", source["secret"]["name"], source["secret"], inputs.secrets, where=where)
     else:
         kind = next((key for key in volume if key != "name"), "empty")
         raise PodError(
             f"{where}: volume {name!r} is of kind {kind}; a local process can have "
-            "configMap, secret, emptyDir and persistentVolumeClaim"
+            "configMap, secret, projected secrets, emptyDir and persistentVolumeClaim"
         )
     return path
 

@@ -1,16 +1,20 @@
 """The engine's `config.yml`, in a ConfigMap."""
 
+from typing import Any
+
 import yaml
 
 from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.cluster.validator import MAX_CACHE_MEMORY_BYTES
 from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.api.constants import PORT
+from vectorizer_operator.api.spec import Tenant
 from vectorizer_operator.manifests.common import Manifest, child, config_name
 
 CONFIG_KEY = "config.yml"
 CONFIG_FOLDER = "/etc/vectorizer"
 DATA_FOLDER = "/var/lib/vectorizer"
+TENANTS_FOLDER = "/etc/vectorizer-tenants"
 
 
 def config_yaml(cluster: VectorizerCluster) -> str:
@@ -22,7 +26,7 @@ def config_yaml(cluster: VectorizerCluster) -> str:
     written = spec.cluster.max_cache_memory
     limit = parse_quantity(written)
     allowed = limit is not None and 0 < limit <= MAX_CACHE_MEMORY_BYTES
-    config = {
+    config: dict[str, Any] = {
         "server": {"host": "0.0.0.0", "port": PORT},
         "storage": {"path": DATA_FOLDER, "type": spec.storage.type},
         "cluster": {
@@ -35,7 +39,31 @@ def config_yaml(cluster: VectorizerCluster) -> str:
         },
         "file_watcher": {"enabled": spec.file_watcher.enabled},
     }
+    if spec.tenants:
+        config["tenants"] = {
+            "enabled": True,
+            "keys_folder": TENANTS_FOLDER,
+            "members": [_tenant(tenant) for tenant in spec.tenants],
+        }
     return yaml.safe_dump(config, sort_keys=False)
+
+
+def key_path(tenant: Tenant, *, read_only: bool) -> str:
+    """Where below TENANTS_FOLDER the file with a tenant's key is."""
+    return f"{tenant.name}/{'read-only-api-key' if read_only else 'api-key'}"
+
+
+def _tenant(tenant: Tenant) -> dict[str, Any]:
+    """A tenant as the engine reads it: its keys stay in files, as a ConfigMap is no place for them."""
+    member: dict[str, Any] = {
+        "name": tenant.name,
+        "api_key_file": key_path(tenant, read_only=False),
+    }
+    if tenant.read_only_api_key_secret_ref is not None:
+        member["read_only_api_key_file"] = key_path(tenant, read_only=True)
+    if tenant.memory_quota is not None:
+        member["memory_quota_bytes"] = parse_quantity(tenant.memory_quota)
+    return member
 
 
 def config_map(cluster: VectorizerCluster, config: str) -> Manifest:

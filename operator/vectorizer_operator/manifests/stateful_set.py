@@ -5,6 +5,7 @@ Pods meet the restricted Pod Security Standard. They are replaced by the operato
 that cannot become ready.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from vectorizer_engine.cluster.quantity import parse_quantity
@@ -17,6 +18,7 @@ from vectorizer_operator.api.constants import (
     PORT,
     PORT_NAME,
 )
+from vectorizer_operator.api.spec import Tenant
 from vectorizer_operator.capacity import pod_memory_bytes
 from vectorizer_operator.manifests.common import (
     Manifest,
@@ -27,9 +29,16 @@ from vectorizer_operator.manifests.common import (
     labels,
     selector,
 )
-from vectorizer_operator.manifests.config_map import CONFIG_FOLDER, CONFIG_KEY, DATA_FOLDER
+from vectorizer_operator.manifests.config_map import (
+    CONFIG_FOLDER,
+    CONFIG_KEY,
+    DATA_FOLDER,
+    TENANTS_FOLDER,
+    key_path,
+)
 
 DATA_VOLUME = "data"
+_TENANTS_MOUNT = {"name": "tenants", "mountPath": TENANTS_FOLDER, "readOnly": True}
 USER_ID = 65532
 """The user and group `nonroot` of the engine's image."""
 
@@ -98,6 +107,7 @@ def _pod_template(cluster: VectorizerCluster, *, config: str, image: str) -> dic
         "volumes": [
             {"name": "config", "configMap": {"name": config_name(name)}},
             {"name": "tmp", "emptyDir": {}},
+            *_tenants_volume(cluster.spec.tenants),
             *extra.volumes,
         ],
     }
@@ -120,6 +130,22 @@ def _pod_template(cluster: VectorizerCluster, *, config: str, image: str) -> dic
         },
         "spec": spec,
     }
+
+
+def _tenants_volume(tenants: list[Tenant]) -> Iterator[dict[str, Any]]:
+    """One file for each tenant's key, where the engine's configuration says it is."""
+    if not tenants:
+        return
+    sources = []
+    for tenant in tenants:
+        for reference, read_only in (
+            (tenant.api_key_secret_ref, False),
+            (tenant.read_only_api_key_secret_ref, True),
+        ):
+            if reference is not None:
+                item = {"key": reference.key, "path": key_path(tenant, read_only=read_only)}
+                sources.append({"secret": {"name": reference.name, "items": [item]}})
+    yield {"name": _TENANTS_MOUNT["name"], "projected": {"sources": sources, "defaultMode": 0o440}}
 
 
 def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
@@ -148,6 +174,7 @@ def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
             {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
             {"name": DATA_VOLUME, "mountPath": DATA_FOLDER},
             {"name": "tmp", "mountPath": "/tmp"},
+            *([_TENANTS_MOUNT] if cluster.spec.tenants else []),
             *extra.volume_mounts,
         ],
     }

@@ -50,6 +50,7 @@ async def test_config_maps_secrets_and_empty_folders_are_where_the_command_looks
             {"name": "CONFIG", "value": "--config=/etc/web/config.yml"},
             {"name": "ONE_FILE", "value": "/etc/one.yml"},
             {"name": "KEY_FILE", "value": "/etc/web-secret/renamed/key"},
+            {"name": "PROJECTED", "value": "/etc/projected"},
             {"name": "SCRATCH", "value": "/scratch"},
             {"name": "ELSEWHERE", "value": "/srv/etc/web /etc/webserver"},
         ],
@@ -58,6 +59,7 @@ async def test_config_maps_secrets_and_empty_folders_are_where_the_command_looks
             {"name": "config", "mountPath": "/etc/web"},
             {"name": "config", "mountPath": "/etc/one.yml", "subPath": "config.yml"},
             {"name": "secret", "mountPath": "/etc/web-secret/"},
+            {"name": "projected", "mountPath": "/etc/projected"},
             {"name": "scratch", "mountPath": "/scratch"},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "absent", "mountPath": "/etc/absent"},
@@ -70,13 +72,22 @@ async def test_config_maps_secrets_and_empty_folders_are_where_the_command_looks
             "name": "secret",
             "secret": {"secretName": "keys", "items": [{"key": "k", "path": "renamed/key"}]},
         },
+        {
+            "name": "projected",
+            "projected": {
+                "sources": [
+                    {"secret": {"name": "keys", "items": [{"key": key, "path": f"{key}/key"}]}}
+                    for key in "kl"
+                ]
+            },
+        },
         {"name": "scratch", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "absent", "configMap": {"name": "absent", "optional": True}},
     ]
     inputs = Inputs(
         config_maps={"web": {"config.yml": "a: 1\n"}},
-        secrets={"keys": {"k": b"\x00secret", "other": "no"}},
+        secrets={"keys": {"k": b"\x00secret", "l": "another", "other": "no"}},
         claims={"data-web-0": runner.data},
     )
     env = await environment(await runner.ready(spec, inputs=inputs))
@@ -86,6 +97,9 @@ async def test_config_maps_secrets_and_empty_folders_are_where_the_command_looks
     assert key.read_bytes() == b"\x00secret"
     assert key.stat().st_mode & 0o077 == 0
     assert [path.name for path in key.parents[1].iterdir()] == ["renamed"]
+    projected = Path(env["PROJECTED"])
+    assert {path.name for path in projected.iterdir()} == {"k", "l"}
+    assert (projected / "l" / "key").read_text() == "another"
     assert Path(env["SCRATCH"]).is_dir()
     assert Path(env["TMPDIR"]).is_dir() and env["TMPDIR"] != "/tmp"
     assert env["ELSEWHERE"] == "/srv/etc/web /etc/webserver", "only whole mount paths are rewritten"

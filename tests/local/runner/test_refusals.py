@@ -53,6 +53,8 @@ async def test_a_container_that_cannot_be_honoured_is_refused_by_name(
         ),
         ({"persistentVolumeClaim": {"claimName": "no"}}, "needs the persistent volume claim 'no': not found"),
         ({"configMap": {"name": "no"}}, "needs the config map 'no': not found"),
+        ({"projected": {"sources": [{"secret": {"name": "no"}}]}}, "needs the secret 'no': not found"),
+        ({"projected": {"sources": [{"downwardAPI": {}}]}}, "volume 'data' is of kind projected"),
         (
             {"secret": {"secretName": "s", "items": [{"key": "no", "path": "p"}]}},
             "needs key 'no' of the secret 's', which it does not have",

@@ -58,7 +58,7 @@ def test_what_breaks_a_rule_is_no_problem_of_shape() -> None:
         ),
         ({"podTemplate": {"labels": {"vectorizer.io/a": "b"}}}, "spec.podTemplate.labels: keys under vectorizer.io/"),
         ({"podTemplate": {"env": [{"name": "VECTORIZER__CLUSTER__ENABLED"}]}}, "spec.podTemplate.env: VECTORIZER__"),
-        ({"podTemplate": {"volumes": [{"name": "data"}]}}, "spec.podTemplate.volumes: config, data, tmp are"),
+        ({"podTemplate": {"volumes": [{"name": "data"}]}}, "spec.podTemplate.volumes: config, data, tenants, tmp are"),
     ],
 )  # fmt: skip
 def test_a_problem_names_the_place_the_value_and_what_was_expected(
