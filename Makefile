@@ -49,6 +49,10 @@ crash: export VECTORIZER_CRASH_WRITES ?= 900
 crash: venv ## Kill engines a thousand times while they are written to (VECTORIZER_CRASH_KILLS=1000)
 	@$(BIN)/python -m pytest tests/crash -s --no-cov --timeout=0
 
+soak: HOURS ?= 24
+soak: venv ## Ten users under a 64 MiB limit for HOURS=24, with a plot of memory in build/soak
+	@$(BIN)/python benchmarks/soak.py --hours $(HOURS) --report build/soak
+
 lock: venv ## Resolve pyproject.toml into the hashed requirement files
 	@for extra in operator engine build dev; do \
 	  $(BIN)/uv pip compile --system-certs --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
