@@ -156,7 +156,7 @@ class Compaction:
     def _choose_for_payload_indexes(self, tried: set[Segment]) -> Segment | None:
         missing = self._payload_indexes.missing_in(self._current.view)
         if missing and tried.issuperset(missing):  # there is no memory for them at present
-            self._schedule_when_quiet()
+            self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
         return next((segment for segment in missing if segment not in tried), None)
 
     def _choose_for_index(self, tried: set[Segment]) -> Segment | None:
