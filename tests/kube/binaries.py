@@ -51,7 +51,8 @@ class Tool:
         """Where the program is kept: beside what was built for other versions, and of no other tool's making."""
         made_of = hashlib.sha256(repr(self.arguments).encode())
         if self.module is not None:
-            made_of.update((self.module / "go.mod").read_bytes())
+            for file in (self.module / "go.mod", *sorted(self.module.glob("*.go"))):
+                made_of.update(file.read_bytes())
         return cache_folder() / f"{self.name}-{made_of.hexdigest()[:12]}" / self.name
 
 
@@ -76,6 +77,21 @@ TOOLS = (
     # Without service discovery, whose clients of every cloud nobody here needs.
     _installed(
         "promtool", "github.com/prometheus/prometheus/cmd/promtool@v0.316.0", 75, tags="remove_all_sd"
+    ),
+    # A program of our own, which says what the kstatus library thinks of an object.
+    Tool(
+        "kstatus",
+        (
+            "build",
+            "-trimpath",
+            "-ldflags",
+            "-s -w",
+            "-o",
+            "{folder}/kstatus",
+            "vectorizer.io/tests/kube/kstatus",
+        ),
+        30,
+        GO_MODULE / "kstatus",
     ),
     _installed("versitygw", "github.com/versity/versitygw/cmd/versitygw@v1.8.0", 50),
 )
@@ -146,6 +162,7 @@ def _build(missing: Sequence[Tool]) -> None:
                 [str(go), *(word.format(folder=workshop) for word in tool.arguments)],
                 environment=_go_environment() | {"GOBIN": str(workshop)},
                 expected=tool.seconds,
+                where=tool.module or GO_MODULE,
             )
             tool.cached.parent.mkdir(exist_ok=True)
             (workshop / tool.name).replace(tool.cached)  # whole or not at all
@@ -209,14 +226,21 @@ def _go_environment() -> dict[str, str]:
     }
 
 
-def _run(what: str, command: Sequence[str], *, environment: Mapping[str, str], expected: int) -> None:
+def _run(
+    what: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    expected: int,
+    where: Path = GO_MODULE,
+) -> None:
     """Run a command to its end, showing the time that passes. Raises BuildError with its last lines."""
     began = time.monotonic()
     _say(f"{what}: about {expected} s")
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command,
-            cwd=GO_MODULE,
+            cwd=where,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
