@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from vectorizer_engine.config import ENVIRONMENT_PREFIX, Config
+from vectorizer_engine.config import ENVIRONMENT_PREFIX, Config, is_section
 
 _HEAD = f"""\
 # Every setting of the engine, at its default. Made from the models by `make generate`; do not edit this one, copy it.
@@ -24,12 +24,19 @@ def config_example() -> str:
 
 def _sections() -> Iterator[str]:
     for section, info in Config.model_fields.items():
-        model: Any = info.annotation
         yield f"\n{section}:\n"
-        for name, field in model.model_fields.items():
-            for line in textwrap.wrap(f"{field.description}{_range(field)}", 110):
-                yield f"  # {line}\n"
-            yield f"  {name}: {_value(field)}\n"
+        yield from _fields(info.annotation, "  ")
+
+
+def _fields(model: Any, indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        for line in textwrap.wrap(f"{field.description}{_range(field)}", 112 - len(indent)):
+            yield f"{indent}# {line}\n"
+        if is_section(field.annotation):
+            yield f"{indent}{name}:\n"
+            yield from _fields(field.annotation, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_value(field)}\n"
 
 
 def _value(field: FieldInfo) -> str:

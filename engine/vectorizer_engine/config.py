@@ -57,12 +57,32 @@ class StorageType(StrEnum):
     MEMORY = "memory"
 
 
+class ObjectStoreConfig(Section):
+    url: str | None = Field(
+        None,
+        pattern=r"^(s3|gs|az)://[^/]+|^file:///",
+        description="Where collections live: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or "
+        "file:///FOLDER. storage.path then holds copies only. Unset: collections live in storage.path. Credentials "
+        "come from the environment as the cloud's own tools take them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …).",
+    )
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Address of a store that is not the cloud's own, such as http://minio:9000.",
+    )
+    region: str | None = Field(None, min_length=1, description="Region of an S3 bucket. Unset: us-east-1.")
+
+
 class StorageConfig(Section):
     path: Path = Field(Path("./storage"), description="Folder of the data. One process at a time may use it.")
     type: StorageType = Field(
         StorageType.MMAP,
         description="Where the vectors of a new collection are that does not say it itself (vectors.on_disk): in "
         "memory-mapped files (mmap), or on the heap, outside of the cache limit (memory). A cluster needs mmap.",
+    )
+    object_store: ObjectStoreConfig = Field(
+        default_factory=ObjectStoreConfig,
+        description="A store that outlives the pod and its volume (docs/specs/SHARED_STORE.md).",
     )
 
 
@@ -161,10 +181,11 @@ def read_config(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]
         if field is None:
             problems.append(f"{name}: no such setting{_suggestion('.'.join(keys), _paths())}")
             continue
-        section, key = keys
-        fields = raw.setdefault(section, {})
+        fields: Any = raw
+        for key in keys[:-1]:
+            fields = fields.setdefault(key, {}) if isinstance(fields, dict) else None
         if isinstance(fields, dict):
-            fields[key] = environ[name] if field in (str, Path, SecretStr | None) else _scalar(environ[name])
+            fields[keys[-1]] = environ[name] if field in _TEXTS else _scalar(environ[name])
     if problems:
         raise ConfigError(problems)
     return raw
@@ -222,20 +243,31 @@ def _scalar(text: str) -> Any:
         return text
 
 
+_TEXTS = (str, Path, str | None, SecretStr | None)
+"""Settings that are taken from the environment as they are written there."""
+
+
 def _field(keys: list[str]) -> Any:
     """The annotation of the setting at section.key, or None where there is none."""
-    if len(keys) != 2 or keys[0] not in Config.model_fields:
-        return None
-    section: Any = Config.model_fields[keys[0]].annotation
-    field = section.model_fields.get(keys[1])
-    return None if field is None else field.annotation
+    annotation: Any = Config
+    for key in keys:
+        if not is_section(annotation) or key not in annotation.model_fields:
+            return None
+        annotation = annotation.model_fields[key].annotation
+    return None if is_section(annotation) else annotation
 
 
-def _paths() -> list[str]:
+def is_section(annotation: Any) -> bool:
+    """Whether a setting of this type has settings of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _paths(section: Any = Config, prefix: str = "") -> list[str]:
     paths = []
-    for name, field in Config.model_fields.items():
-        section: Any = field.annotation
-        paths += [name, *(f"{name}.{key}" for key in section.model_fields)]
+    for name, field in section.model_fields.items():
+        paths.append(prefix + name)
+        if is_section(field.annotation):
+            paths += _paths(field.annotation, f"{prefix}{name}.")
     return paths
 
 

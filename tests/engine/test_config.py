@@ -158,3 +158,35 @@ def test_secrets_are_masked_in_the_list_of_settings_and_in_problems() -> None:
 def test_an_empty_key_is_refused() -> None:
     [problem] = problems({"auth": {"api_key": ""}})
     assert problem.startswith("auth.api_key: ")
+
+
+def test_settings_of_the_object_store_come_from_file_and_environment_alike() -> None:
+    environ = {
+        "VECTORIZER__STORAGE__OBJECT_STORE__URL": "s3://bucket/prefix",
+        "VECTORIZER__STORAGE__OBJECT_STORE__REGION": "007",
+    }
+    store = parse_config(read_config(None, environ)).storage.object_store
+    assert (store.url, store.endpoint, store.region) == ("s3://bucket/prefix", None, "007")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("VECTORIZER__STORAGE__OBJECT_STORE__URI", "; did you mean storage.object_store.url?"),
+        ("VECTORIZER__STORAGE__OBJECT_STORE", ""),
+        ("VECTORIZER__STORAGE__PATH__X", ""),
+    ],
+)
+def test_an_environment_variable_that_names_no_setting_of_the_store_is_refused(
+    name: str, suggestion: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_config(None, {name: "x"})
+    assert f"{name}: no such setting" in error.value.problems[0]
+    assert suggestion in error.value.problems[0]
+
+
+@pytest.mark.parametrize("url", ["bucket", "http://bucket", "s3://", "file://relative/path"])
+def test_an_address_that_is_no_object_store_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"storage\.object_store\.url"):
+        parse_config({"storage": {"object_store": {"url": url}}})

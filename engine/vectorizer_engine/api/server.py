@@ -96,6 +96,7 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
             memory=memory,
             results=engine.results,
             mmap_only=config.cluster.enabled and skipped is None,
+            object_store=config.storage.object_store,
         )
         if not await _recover(engine, opening):
             serving.cancel()  # nothing was served, so nothing has to be finished

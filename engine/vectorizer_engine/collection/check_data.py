@@ -16,8 +16,14 @@ import pyroaring
 
 from vectorizer_engine.collection.operations import decode_record
 from vectorizer_engine.collection.payload_indexes import Schema, index_file
-from vectorizer_engine.collection.store import Description, check_format, read_description, take_lock
-from vectorizer_engine.errors import EngineError, StoreCorrupt
+from vectorizer_engine.collection.store import (
+    STORE_MARK,
+    Description,
+    check_format,
+    read_description,
+    take_lock,
+)
+from vectorizer_engine.errors import EngineError, StoreCorrupt, StoreUnsuitable
 from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog
@@ -43,8 +49,8 @@ class _LookOnly(Files):
 def check_data(path: Path) -> list[Problem]:
     """Every problem of the data folder *path*, none where all is well.
 
-    Raises StoreLocked where an engine works on it, StoreVersionError where a newer one wrote it, and
-    StorageFailure where it cannot be read.
+    Raises StoreLocked where an engine works on it, StoreVersionError where a newer one wrote it, StoreUnsuitable
+    where it has copies only, and StorageFailure where it cannot be read.
     """
     with disk_errors(f"check the data folder {path}"):
         if not (path / "FORMAT").exists():
@@ -53,6 +59,11 @@ def check_data(path: Path) -> list[Problem]:
                     "", f"{path / 'FORMAT'} is missing: {path} is no data folder, or was never started on"
                 )
             ]
+        if (path / STORE_MARK).exists():
+            raise StoreUnsuitable(
+                f"{path} holds copies of the object store {(path / STORE_MARK).read_text()}: the engine checks each "
+                "of them when it starts, and fetches those that are damaged"
+            )
         lock = take_lock(path)
         try:
             check_format(path, _LookOnly())

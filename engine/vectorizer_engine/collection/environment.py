@@ -8,6 +8,7 @@ from pathlib import Path
 from vectorizer_engine.cache.memory_manager import MemoryAccount
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.shared_store import SharedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,14 @@ class ShardLimits:
 
 @dataclass(frozen=True, slots=True)
 class ShardEnvironment:
-    """The one memory limit, the background threads and the disk, for all shards of a store."""
+    """The one memory limit, the background threads and the disk, for all shards of a store.
+
+    With *shared*, shards live there, and the disk has copies.
+    """
 
     memory: MemoryAccount
     maintenance: Maintenance
     files: Files
     scratch: Path
     limits: ShardLimits
+    shared: SharedStore | None = None

@@ -46,11 +46,11 @@ from vectorizer_engine.collection.selection import Selector
 from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
 from vectorizer_engine.collection.write_path import WritePath
-from vectorizer_engine.errors import StoreClosed, StoreCorrupt
+from vectorizer_engine.errors import StoreClosed, StoreCorrupt, WriteInDoubt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
-from vectorizer_engine.storage.log import FileLog
+from vectorizer_engine.storage.log import FileLog, Log
 from vectorizer_engine.storage.manifest import QuarantinedSegment
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment_store import FileSegmentStore
@@ -62,12 +62,38 @@ def create_shard(folder: Path, *, files: Files) -> None:
     FileSegmentStore.create(folder, files=files)
 
 
+def _open_storage(
+    folder: Path, params: CollectionParams, environment: ShardEnvironment
+) -> tuple[FileSegmentStore, Log]:
+    """The segments and the log of the shard in *folder*, or of that which *folder* holds copies of."""
+    files = environment.files
+    if environment.shared is not None:
+        return environment.shared.open_shard(
+            folder,
+            token_of(folder.parent),
+            dimension=params.dimension,
+            storage=params.storage,
+            memory=environment.memory,
+            files=files,
+        )
+    segments = FileSegmentStore(
+        folder, dimension=params.dimension, storage=params.storage, memory=environment.memory, files=files
+    )
+    return segments, FileLog(folder / "log", first=segments.manifest.applied + 1, files=files)
+
+
+def token_of(folder: Path) -> str:
+    """What tells a collection's folder from that of an earlier one of the same name."""
+    return folder.name.rpartition(".")[2]
+
+
 class Shard:
     """One shard, open. Any thread may call; see the module for who may change what."""
 
     def __init__(self, folder: Path, params: CollectionParams, environment: ShardEnvironment) -> None:
         """Open and recover the shard in *folder*. Raises StoreCorrupt, StorageFull, StorageFailure."""
         self._folder = folder
+        self.memory = environment.memory
         self._maintenance = environment.maintenance
         self._closed = threading.Event()
         self._current = CurrentView()
@@ -81,14 +107,11 @@ class Shard:
             rebuild=lambda: self._compaction.schedule(),
         )
         with disk_errors(f"open {folder}"):
-            self._segments = FileSegmentStore(
-                folder, dimension=dimension, storage=params.storage, memory=memory, files=files
-            )
+            self._segments, self._log = _open_storage(folder, params, environment)
             manifest = self._segments.manifest
             self._payload_indexes = PayloadIndexes(
                 manifest.payload_schema, memory=memory, files=files, scratch=environment.scratch
             )
-            self._log = FileLog(folder / "log", first=manifest.applied + 1, files=files)
         if self._log.next_number <= manifest.logged:
             raise StoreCorrupt(
                 f"the log in {folder / 'log'} ends with record {self._log.next_number - 1}, but had reached "
@@ -143,6 +166,8 @@ class Shard:
     def _submit(self, operation: Upsert, *, wait: bool) -> int:
         try:
             return self._commit.submit(operation, wait=wait)
+        except WriteInDoubt:
+            raise  # it may still be applied
         except BaseException:
             operation.charge.release()
             raise

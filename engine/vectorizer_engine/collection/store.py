@@ -5,6 +5,7 @@
     scratch/           files without a name; they go with the process
     collections/NAME.TOKEN/collection.json, shard-0/
     collections/TENANT.NAME.TOKEN/…          where the collection is a tenant's
+    STORE              the address of the shared store that everything below is copied from, where there is one
 
 A collection is made and deleted under a name that begins with a dot, and renamed in one step, so that a crash
 leaves all of it or something that the next start removes. The token tells a collection from an earlier one of
@@ -31,21 +32,26 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
-from vectorizer_engine.collection.shard import Shard, create_shard
+from vectorizer_engine.collection.shard import Shard, create_shard, token_of
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
+from vectorizer_engine.config import ObjectStoreConfig
 from vectorizer_engine.errors import (
     CollectionExists,
     CollectionNotFound,
+    EngineError,
     InvalidRequest,
     StorageFailure,
     StoreClosed,
     StoreCorrupt,
     StoreLocked,
+    StoreUnsuitable,
     StoreVersionError,
 )
+from vectorizer_engine.storage.catalog import Entries
 from vectorizer_engine.storage.checked_text import decode_checked, encode_checked
 from vectorizer_engine.storage.files import Files, disk_errors
+from vectorizer_engine.storage.shared_store import SharedStore, open_object_store
 from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
@@ -56,6 +62,7 @@ _FORMAT_LINE = re.compile(rb"vectorizer-storage (\d+)\n")
 _UNUSABLE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 """What Qdrant refuses in a collection's name."""
 _SHARD = "shard-0"
+STORE_MARK = "STORE"
 _DESCRIPTION = "collection.json"
 
 
@@ -95,16 +102,18 @@ class VectorStore:
         limits: ShardLimits,
         results: Mapping[str, AdvancedCache],
         mmap_only: bool,
+        shared: SharedStore | None,
         lock: int,
     ) -> None:
         """Use `open`."""
+        self._shared = shared
         self._mmap_only = mmap_only
         self._results = results
         self._memory = memory
         self._root = path / "collections"
         self._files = files
         self._lock_file = lock
-        self._environment = ShardEnvironment(memory, Maintenance(), files, path / "scratch", limits)
+        self._environment = ShardEnvironment(memory, Maintenance(), files, path / "scratch", limits, shared)
         # Guards the two maps, by `collection_path`, and is held while a collection is made or deleted.
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
@@ -121,6 +130,7 @@ class VectorStore:
         limits: ShardLimits | None = None,
         results: Mapping[str, AdvancedCache] | None = None,
         mmap_only: bool = False,
+        object_store: ObjectStoreConfig | None = None,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
@@ -128,8 +138,9 @@ class VectorStore:
         `damaged`. With *results*, the answers of searches in a
         tenant's collections are kept in the tenant's. With *mmap_only*, as in cluster mode,
         collections in memory storage are refused: those that are to be made, and a folder that holds any.
-        Raises StoreLocked, StoreVersionError, ClusterConfigViolation, StorageFull, or StorageFailure where the
-        folder cannot be used.
+        With *object_store*, collections live there, and the folder holds copies, any of which may be missing.
+        Raises StoreLocked, StoreVersionError, StoreUnsuitable, ClusterConfigViolation, StorageFull, or
+        StorageFailure where the folder or the object store cannot be used.
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
@@ -141,6 +152,7 @@ class VectorStore:
             lock = take_lock(path)
             try:
                 check_format(path, files)
+                shared = open_shared(path, object_store, files)
                 store = cls(
                     path,
                     memory=memory,
@@ -148,6 +160,7 @@ class VectorStore:
                     limits=limits or ShardLimits(),
                     results=results or {},
                     mmap_only=mmap_only,
+                    shared=shared,
                     lock=lock,
                 )
                 store._recover()
@@ -173,19 +186,15 @@ class VectorStore:
             self._check_usable()
             if created.path in self._open or created.path in self._damaged:
                 raise CollectionExists(name)
-            token = secrets.token_hex(4)
-            making = self._root / f".new-{token}"
-            folder = self._root / f"{_folder_name(name, tenant)}.{token}"
+            token = secrets.token_hex(4) if self._shared is None else self._create_shared(created)
+            folder = self._folder(created, token)
             try:
-                self._files.make_folder(making / _SHARD)
-                create_shard(making / _SHARD, files=self._files)
-                self._files.replace_file(making / _DESCRIPTION, encode_checked(msgspec.json.encode(created)))
-                self._files.rename(making, folder)
-                self._files.sync_folder(self._root)
+                self._make_folder(created, folder)
                 return self._open_collection(created, folder)
             except BaseException:
-                self._files.remove_tree(making)
                 self._files.remove_tree(folder)
+                if self._shared is not None:
+                    self._shared.catalog.delete(token)
                 raise
 
     def delete_collection(self, name: str, *, tenant: str = NO_TENANT) -> bool:
@@ -197,6 +206,8 @@ class VectorStore:
             if entry is None and path not in self._damaged:
                 return False
             folder = entry.folder if entry else self._folder_of_damaged(name, tenant)
+            if self._shared is not None:
+                self._shared.catalog.delete(token_of(folder))
             doomed = self._root / f".old-{folder.name.rpartition('.')[2]}"
             self._files.rename(folder, doomed)
             self._open.pop(path, None)
@@ -207,6 +218,8 @@ class VectorStore:
                 if entry is not None:
                     entry.shard.close()
                 self._files.remove_tree(doomed)
+            if self._shared is not None:
+                self._purge(self._shared, token_of(folder))
             return True
 
     def collection(self, name: str, *, tenant: str = NO_TENANT) -> Collection:
@@ -253,7 +266,62 @@ class VectorStore:
         if self._closed:
             raise StoreClosed("the store is shutting down: try again later")
 
+    def _folder(self, described: Description, token: str) -> Path:
+        return self._root / f"{_folder_name(described.name, described.tenant)}.{token}"
+
+    def _make_folder(self, described: Description, folder: Path) -> None:
+        """Make the folder of a collection that has no points yet, or no copies. Raises OSError, and leaves nothing."""
+        making = self._root / f".new-{token_of(folder)}"
+        try:
+            self._files.make_folder(making / _SHARD)
+            if self._shared is None:
+                create_shard(making / _SHARD, files=self._files)
+            self._files.replace_file(making / _DESCRIPTION, encode_checked(msgspec.json.encode(described)))
+            self._files.rename(making, folder)
+            self._files.sync_folder(self._root)
+        except BaseException:
+            self._files.remove_tree(making)
+            raise
+
+    def _create_shared(self, described: Description) -> str:
+        """The token of a new collection in the shared store. Raises CollectionExists, OSError."""
+        assert self._shared is not None
+
+        def check(entries: Entries) -> None:
+            if any(entry.path == described.path and not entry.deleted for entry in entries.values()):
+                raise CollectionExists(described.name)
+
+        token = secrets.token_hex(8)
+        self._shared.create_shard(token, _SHARD)
+        self._shared.catalog.create(token, described.path, msgspec.json.encode(described), check=check)
+        return token
+
+    def _copy_catalog(self, shared: SharedStore) -> None:
+        """Have a folder for each collection of the shared store, and none besides."""
+        alive = {token: entry for token, entry in shared.catalog.entries.items() if not entry.deleted}
+        present = set()
+        for folder in list(self._root.iterdir()):
+            if not folder.name.startswith(".") and token_of(folder) not in alive:
+                self._files.remove_tree(folder)
+            present.add(token_of(folder))
+        for token, entry in alive.items():
+            if token not in present:
+                described = msgspec.json.decode(entry.description, type=Description)
+                self._make_folder(described, self._folder(described, token))
+        for token, entry in shared.catalog.entries.items():
+            if entry.deleted:
+                self._purge(shared, token)
+
+    def _purge(self, shared: SharedStore, token: str) -> None:
+        """Remove a deleted collection's objects. What cannot be removed now is removed at the next start."""
+        try:
+            shared.purge(token, _SHARD)
+        except (OSError, EngineError) as error:
+            logger.warning("objects of the deleted collection %s stay in the store for now: %s", token, error)
+
     def _recover(self) -> None:
+        if self._shared is not None:
+            self._copy_catalog(self._shared)
         described: dict[Path, Description] = {}
         leftovers: list[Path] = []
         for folder in sorted(self._root.iterdir()):
@@ -304,6 +372,32 @@ def take_lock(path: Path) -> int:
             f"the data folder {path} is in use by another process: stop it, or choose another storage.path"
         ) from None
     return descriptor
+
+
+def open_shared(path: Path, config: ObjectStoreConfig | None, files: Files) -> SharedStore | None:
+    """The shared store that *config* names, if it names one and the folder has nothing but its copies.
+
+    Raises StoreUnsuitable, and OSError where it cannot be reached.
+    """
+    url = None if config is None else config.url
+    mark = path / STORE_MARK
+    copied_from = mark.read_text() if mark.exists() else None
+    if copied_from is None and url is not None and any((path / "collections").iterdir()):
+        raise StoreUnsuitable(
+            f"the data folder {path} holds collections that are in no object store, and storage.object_store.url is "
+            f"{url}: choose an empty storage.path, or leave the setting out"
+        )
+    if copied_from is not None and copied_from != url:
+        raise StoreUnsuitable(
+            f"the data folder {path} holds copies of the object store {copied_from}, and storage.object_store.url is "
+            f"{url or 'not set'}: set it to {copied_from}, or choose an empty storage.path"
+        )
+    if config is None or url is None:
+        return None
+    with disk_errors(f"use the object store {url}"):
+        shared = SharedStore(open_object_store(config, files=files), url)
+    files.replace_file(mark, url.encode())
+    return shared
 
 
 def check_format(path: Path, files: Files) -> None:

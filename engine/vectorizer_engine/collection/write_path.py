@@ -120,10 +120,10 @@ class WritePath:
         }
 
     def _note_logged(self, size: int, number: int) -> None:
-        """Deletes fill the log and never the head, so the log's own size seals it too."""
+        """Deletes fill the log and never the head, so the log's own size seals it too, and so does its length."""
         self._log_bytes += size
         self._current.note_write()
-        if self._log_bytes > self._environment.limits.log_bytes:
+        if self._log_bytes > self._environment.limits.log_bytes or self._log.crowded:
             self.seal_head(applied=number)
 
     def _reserve_nothing(self) -> Charge:

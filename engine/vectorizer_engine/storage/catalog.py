@@ -88,18 +88,17 @@ class Catalog:
             self._catch_up()
             return self.entries
 
-    def create(self, path: str, description: bytes, *, check: Callable[[Entries], None]) -> str:
-        """Add a collection and return its token. *check* raises where there cannot be one, given what there is.
+    def create(self, token: str, path: str, description: bytes, *, check: Callable[[Entries], None]) -> None:
+        """Add a collection under a new *token*. *check* raises where there cannot be one, given what there is.
 
         Raises what *check* raises, and OSError; then it may be there all the same.
         """
-        token = secrets.token_hex(8)
         with self._lock:
             while True:
                 self._catch_up()
                 check(self.entries)
                 if self._write(token, Entry(path, description)):
-                    return token
+                    return
 
     def delete(self, token: str) -> bool:
         """Mark a collection as deleted. False where it is already. Raises OSError; then it may be all the same."""

@@ -91,6 +91,11 @@ class Log(Protocol):
         """The number that the next record gets."""
         ...
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so many appends came since the last `roll` that replaying them one by one would take long."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -112,6 +117,10 @@ class FileLog:
     @property
     def next_number(self) -> int:
         return self._next
+
+    @property
+    def crowded(self) -> bool:
+        return False  # a file is read in one go, however many appends made it
 
     def append(self, records: Sequence[bytes]) -> int:
         first = self._next

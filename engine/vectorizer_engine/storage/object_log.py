@@ -39,8 +39,8 @@ from vectorizer_engine.storage.read_ahead import read_ahead
 logger = logging.getLogger(__name__)
 
 _CROWDED = 2000
-"""From so many objects on the log should be checkpointed, however small they are: each is a request when it is
-replayed. Sixteen at a time, 2,000 take about 2 s at 15 ms each."""
+"""After so many appends, however small, the head should be sealed: each is a request when the log is replayed.
+Sixteen at a time, 2,000 take about 2 s at 15 ms each."""
 
 _NOBODY = bytes(16)
 
@@ -79,7 +79,7 @@ class ObjectLog:
         self._checkpoint = Checkpoint(0, 1, (), b"")
         if claim.checkpoint:
             self._checkpoint = decode_checkpoint(self._read(claim.checkpoint))
-        self._start = self._checkpoint.start
+        self._start = self._rolled_at = self._checkpoint.start
         self._claims = {*self._checkpoint.claims, claim.number}
         # One entry for each frame from `start` on. The numbers of the first records are learned in the replay.
         needed = range(self._start, claim.number)
@@ -118,7 +118,18 @@ class ObjectLog:
 
     @property
     def crowded(self) -> bool:
-        return len(self._firsts) >= _CROWDED
+        return self._next_frame - self._rolled_at >= _CROWDED
+
+    def claims(self) -> list[str]:
+        """The names of the objects that are never deleted, not even with the collection. Reads the whole log."""
+        for _ in self.replay(after=self._next_record):
+            pass
+        return [self._name(number) for number in sorted(self._claims)]
+
+    def require_owner(self) -> None:
+        """Raises Fenced where it is known that somebody else has taken over. Asks nobody; see `confirm`."""
+        if self._fenced:
+            raise self._fence(self._next_frame)
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -154,8 +165,7 @@ class ObjectLog:
 
         Costs one request where nothing was written so recently.
         """
-        if self._fenced:
-            raise self._fence(self._next_frame)
+        self.require_owner()
         asked = self._clock()
         if asked - self._confirmed_at <= within:
             return
@@ -179,8 +189,7 @@ class ObjectLog:
 
     def _write(self, frame: Frame) -> None:
         """Put *frame* at its number, or learn that this cannot be."""
-        if self._fenced:
-            raise self._fence(frame.number)
+        self.require_owner()
         data = encode_frame(frame)
         try:
             found = self._put(frame.number, data)
@@ -293,7 +302,8 @@ class ObjectLog:
         self.replayed = True
 
     def roll(self) -> None:
-        """Nothing: each append is an object of its own."""
+        """See `Log`."""
+        self._rolled_at = self._next_frame
 
     def forget(self, *, through: int) -> None:
         """Nothing: a checkpoint has forgotten what it covers."""

@@ -73,6 +73,8 @@ class ObjectSegmentStore(FileSegmentStore):
         self._log = log
         self._garbage = garbage
         self._stored: dict[int, StoredSegment] = {}
+        # The ids that some checkpoint named, or may have named: others may be fetching these.
+        self._named: set[int] = set()
         for name in ("segments", "quarantine"):
             files.make_folder(folder / name)
         super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
@@ -85,6 +87,7 @@ class ObjectSegmentStore(FileSegmentStore):
             return Manifest()
         shared = msgspec.msgpack.decode(state, type=SharedManifest)
         self._stored = shared.stored
+        self._named = set(shared.stored)
         return shared.manifest
 
     def _save_manifest(self, manifest: Manifest) -> None:
@@ -93,12 +96,14 @@ class ObjectSegmentStore(FileSegmentStore):
         kept = {entry.id for entry in manifest.segments} | {entry.id for entry in manifest.quarantined}
         stored = {number: each for number, each in dict(self._stored).items() if number in kept}
         state = msgspec.msgpack.encode(SharedManifest(manifest, stored))
+        self._named |= kept
         self._log.write_checkpoint(state, applied=manifest.applied)
         named = {name for number in list(self._stored) for name in self._names(number)}
         self._garbage.add(self._leftovers - named)
         self._leftovers = set()
 
     def _make(self, number: int, batches: Batches) -> None:
+        self._log.require_owner()
         self._garbage.sweep()
         super()._make(number, batches)
         path = self._path(number)
@@ -110,9 +115,18 @@ class ObjectSegmentStore(FileSegmentStore):
 
     def _remove(self, number: int) -> None:
         super()._remove(number)
-        if number in self._stored:
-            self._garbage.add(self._names(number))
-            del self._stored[number]
+        if number not in self._stored:
+            return
+        names = self._names(number)
+        del self._stored[number]
+        if number in self._named:
+            self._named.remove(number)
+            self._garbage.add(names)
+        else:
+            try:
+                self._store.delete(names)
+            except OSError as error:
+                logger.warning("what was made of segment %d stays in the store for now: %s", number, error)
 
     def _verify(self, number: int) -> None:
         path = self._path(number)

@@ -9,7 +9,9 @@ A name is `a/b/c`, relative to where the store was opened. Nothing is cached her
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import random
 import re
 import secrets
@@ -101,7 +103,7 @@ def repeated(call: Callable[[], _Answer], *, patience: float = PATIENCE) -> _Ans
     while True:
         try:
             return call()
-        except Refused:
+        except (Refused, FileNotFoundError):  # the latter tells of a local file: see ObjectMissing
             raise
         except OSError as error:
             pause = random.uniform(longest / 2, longest)
@@ -184,6 +186,8 @@ class CloudStore:
         try:
             self._call(lambda: obstore.put(self._store, name, content, **options))
         except ObjectMissing as error:
+            if isinstance(content, Path) and not content.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(content)) from None
             raise Refused(f"{error}: make the bucket first") from error
 
     def read(self, name: str) -> bytes:

@@ -51,6 +51,7 @@ A_SEGMENT = "one for each segment or head, of which merging leaves a few dozen"
 A_TENANT = "one for each configured tenant, of which there are 64 at most"
 A_REQUEST = "lives as long as one request, whose body the request budget holds"
 A_FIELD = "one for each indexed field, of which a collection has a hundred at most"
+AN_APPEND = "eight bytes for each append since the last checkpoint, of which there are a few thousand at most"
 A_FILE = "one for each file in the watched folders; standalone mode only"
 
 BOUNDED = {
@@ -77,7 +78,16 @@ BOUNDED = {
     "collection.sealing.Sealing._heads": A_SEGMENT,
     "collection.store.VectorStore._damaged": A_COLLECTION,
     "collection.store.VectorStore._open": A_COLLECTION,
+    "storage.catalog.Catalog._entries": A_COLLECTION,
     "storage.commit.GroupCommit._waiting": A_REQUEST,
+    "storage.folder_store.FolderStore._durable": "so many folders are remembered, then none",
+    "storage.garbage.Garbage._waiting": "one for each checkpoint of the last minutes, and each segment it replaced",
+    "storage.object_log.ObjectLog._claims": "one number for each time the log was ever opened",
+    "storage.object_log.ObjectLog._firsts": AN_APPEND,
+    "storage.object_log.ObjectLog._sizes": AN_APPEND,
+    "storage.object_segments.ObjectSegmentStore._leftovers": "what a crash left, until the first checkpoint",
+    "storage.object_segments.ObjectSegmentStore._named": A_SEGMENT,
+    "storage.object_segments.ObjectSegmentStore._stored": A_SEGMENT,
     "storage.log.FileLog._starts": "one for each file of the log, which sealing removes",
     "storage.manifest.Manifest.payload_schema": A_FIELD,
     "storage.payload_index_writer.TermWriter._run_ends": "one for each run, in what the writer says it holds",
@@ -85,6 +95,7 @@ BOUNDED = {
     "storage.section_file.SectionWriter._sections": A_FIELD,
     "storage.segment.Segment.fields": A_FIELD,
     "storage.segment_store.FileSegmentStore._charges": A_SEGMENT,
+    "storage.segment_store.FileSegmentStore._in_doubt": A_SEGMENT,
     "ingest.jsonl._Rows._bad": "one batch of rows",
     "ingest.jsonl._Rows._ids": "one batch of rows",
     "ingest.jsonl._Rows._numbers": "one batch of rows",

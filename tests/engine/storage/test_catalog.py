@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 
 import pytest
@@ -22,7 +23,9 @@ def create(catalog: Catalog, path: str) -> str:
         if path in alive(entries):
             raise CollectionExists(path)
 
-    return catalog.create(path, b"{}", check=check)
+    token = secrets.token_hex(8)
+    catalog.create(token, path, b"{}", check=check)
+    return token
 
 
 def alive(entries: Entries) -> set[str]:

@@ -214,6 +214,31 @@ def test_an_upload_that_fails_leaves_nothing_that_counts(store: MemoryStore, tmp
     assert ids(Pod(store, tmp_path / "next").opened) == [2]
 
 
+def test_a_segment_that_nobody_can_know_of_goes_at_once(store: MemoryStore, tmp_path: Path) -> None:
+    pod = Pod(store, tmp_path / "pod")
+    pod.segments.discard(pod.write(1))
+    assert folders(store) == set()
+    again = pod.write(2)
+    pod.store.faults.append(Fault.UNAVAILABLE)
+    pod.segments.discard(again)
+    assert len(folders(store)) == 1, "left to the next opening"
+
+
+def test_a_folder_that_vanishes_while_it_is_uploaded_is_not_tried_again(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    pod = Pod(store, tmp_path / "pod", patience=30.0)
+    upload = pod.store.upload
+
+    def vanish(name: str, file: Path) -> None:
+        file.unlink()
+        upload(name, file)
+
+    pod.store.upload = vanish  # type: ignore[method-assign]
+    with pytest.raises(FileNotFoundError):
+        pod.write(1)
+
+
 def _refuse(name: str, file: Path) -> None:
     raise Refused("no permission")
 

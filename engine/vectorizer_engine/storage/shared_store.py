@@ -1,0 +1,103 @@
+"""The shared store of an engine: opened and proved, the catalog of its collections, and their shards in it."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from vectorizer_engine.cache.memory_manager import MemoryAccount
+from vectorizer_engine.config import ObjectStoreConfig, StorageType
+from vectorizer_engine.storage.catalog import Catalog
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.folder_store import FolderStore
+from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.object_log import ObjectLog
+from vectorizer_engine.storage.object_segments import ObjectSegmentStore
+from vectorizer_engine.storage.object_store import (
+    CloudStore,
+    ObjectStore,
+    prove_create_if_absent,
+    repeated,
+)
+
+logger = logging.getLogger(__name__)
+
+_COLLECTIONS = "collections"
+_AT_ONCE = 1000
+
+
+def open_object_store(config: ObjectStoreConfig, *, files: Files) -> ObjectStore:
+    """The store that *config* names, after it was proved. Raises StoreUnsuitable and OSError."""
+    assert config.url is not None, "asked for only where there is one"
+    parts = urlsplit(config.url)
+    store: ObjectStore
+    if parts.scheme == "file":
+        store = FolderStore(Path(unquote(parts.path)), files=files)
+    else:
+        given = {"endpoint": config.endpoint, "region": config.region}
+        store = CloudStore(config.url, {name: value for name, value in given.items() if value is not None})
+    prove_create_if_absent(store, url=config.url)
+    return store
+
+
+class SharedStore:
+    """The collections in *store*. Any thread may call."""
+
+    def __init__(self, store: ObjectStore, url: str) -> None:
+        """Raises StoreCorrupt where the catalog is damaged, and OSError."""
+        self.url = url
+        self.catalog = Catalog(store)
+        self._store = store
+
+    def create_shard(self, token: str, shard: str) -> None:
+        """Make an empty shard of a collection that nobody knows yet. Raises OSError."""
+        ObjectLog.create(self._store, _prefix(token, shard))
+
+    def open_shard(
+        self,
+        folder: Path,
+        token: str,
+        *,
+        dimension: int,
+        storage: StorageType,
+        memory: MemoryAccount,
+        files: Files,
+    ) -> tuple[ObjectSegmentStore, ObjectLog]:
+        """Take over the shard of which *folder*, named as the shard is, holds copies.
+
+        Raises StoreCorrupt, Fenced and OSError.
+        """
+        prefix = _prefix(token, folder.name)
+        garbage = Garbage(self._store)
+        log = ObjectLog(self._store, prefix, garbage=garbage)
+        segments = ObjectSegmentStore(
+            folder,
+            store=self._store,
+            prefix=prefix,
+            log=log,
+            garbage=garbage,
+            dimension=dimension,
+            storage=storage,
+            memory=memory,
+            files=files,
+        )
+        return segments, log
+
+    def purge(self, token: str, shard: str) -> None:
+        """Remove the objects of a collection that the catalog has as deleted, and then its entry.
+
+        Its log is claimed first, so that an owner that knows of nothing acknowledges nothing more. Claims stay.
+        """
+        prefix = _prefix(token, shard)
+        log = ObjectLog(self._store, prefix, garbage=Garbage(self._store))
+        kept = set(log.claims())
+        names = (name for name, _ in repeated(lambda: list(self._store.list(prefix))) if name not in kept)
+        while some := list(islice(names, _AT_ONCE)):
+            repeated(lambda some=some: self._store.delete(some))  # type: ignore[misc]
+        self.catalog.forget(token)
+
+
+def _prefix(token: str, shard: str) -> str:
+    return f"{_COLLECTIONS}/{token}/{shard}"

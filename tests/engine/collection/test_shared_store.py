@@ -1,0 +1,243 @@
+"""Collections in an object store: the data folder may be lost at any moment, and a second process takes over."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from tests.engine.collection.model import SMALL, MiB, assert_same, everything, params, vectors_of
+from tests.engine.collection.test_machine import CollectionMachine
+from tests.engine.disks import ForgetfulDisk
+from tests.engine.stores import Fault, FaultyStore, MemoryStore
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection import store as store_module
+from vectorizer_engine.collection.check_data import check_data
+from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.config import ObjectStoreConfig
+from vectorizer_engine.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    Fenced,
+    StorageFailure,
+    StoreUnsuitable,
+    WriteInDoubt,
+)
+from vectorizer_engine.storage import object_log
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.object_frame import Kind
+from vectorizer_engine.storage.object_log import ObjectLog
+from vectorizer_engine.storage.shared_store import SharedStore
+
+
+def open_shared(folder: Path, objects: Path, *, files: Files | None = None) -> VectorStore:
+    return VectorStore.open(
+        folder,
+        memory=CacheMemoryManager(16 * MiB),
+        files=files,
+        limits=SMALL,
+        object_store=ObjectStoreConfig(url=f"file://{objects}"),
+    )
+
+
+def fill(collection: Collection, start: int, stop: int) -> None:
+    for number in range(start, stop):
+        collection.upsert([number], vectors_of([number]), [{"n": number}])
+
+
+def ids(collection: Collection) -> list[int]:
+    return sorted(everything(collection))  # type: ignore[type-var]
+
+
+def all_but_claims(objects: Path) -> list[Path]:
+    files = (path for path in (objects / "collections").rglob("*") if path.is_file())
+    return [path for path in files if path.parent.name != "log" or path.read_bytes()[8] != Kind.CLAIM]
+
+
+def test_everything_acknowledged_is_there_after_the_data_folder_is_lost(tmp_path: Path) -> None:
+    store = open_shared(tmp_path / "a", tmp_path / "objects")
+    collection = store.create_collection("c", params())
+    fill(collection, 0, 50)
+    collection.delete(ids=[3, 4])
+    before = everything(collection)
+    # No close: what a kill -9 leaves, on a volume that is gone as well.
+    again = open_shared(tmp_path / "b", tmp_path / "objects")
+    assert_same(everything(again.collection("c")), before)
+    fill(again.collection("c"), 50, 60)
+    again.close()
+    last = open_shared(tmp_path / "b", tmp_path / "objects")
+    assert ids(last.collection("c")) == sorted({*range(60)} - {3, 4})
+    last.close()
+    store.close()
+
+
+def test_a_second_process_takes_over_and_the_first_acknowledges_nothing_more(tmp_path: Path) -> None:
+    first = open_shared(tmp_path / "a", tmp_path / "objects")
+    fill(first.create_collection("c", params()), 0, 20)
+    second = open_shared(tmp_path / "b", tmp_path / "objects")
+    for _ in range(2):
+        with pytest.raises(Fenced, match="another process has taken over"):
+            fill(first.collection("c"), 20, 21)
+    fill(second.collection("c"), 30, 40)
+    first.close()
+    second.close()
+    third = open_shared(tmp_path / "a", tmp_path / "objects")
+    assert ids(third.collection("c")) == [*range(20), *range(30, 40)]
+    third.close()
+
+
+def test_a_deleted_collection_leaves_nothing_but_claims_and_its_name_is_free(tmp_path: Path) -> None:
+    store = open_shared(tmp_path / "a", tmp_path / "objects")
+    fill(store.create_collection("c", params()), 0, 30)
+    assert store.delete_collection("c") is True
+    assert store.delete_collection("c") is False
+    assert all_but_claims(tmp_path / "objects") == []
+    fill(store.create_collection("c", params()), 5, 7)
+    store.close()
+    again = open_shared(tmp_path / "a", tmp_path / "objects")
+    assert ids(again.collection("c")) == [5, 6]
+    again.close()
+
+
+def test_a_collection_that_another_process_made_or_deleted_is_known_after_a_start(tmp_path: Path) -> None:
+    first = open_shared(tmp_path / "a", tmp_path / "objects")
+    first.create_collection("old", params())
+    second = open_shared(tmp_path / "b", tmp_path / "objects")
+    second.delete_collection("old")
+    fill(second.create_collection("new", params()), 0, 3)
+    with pytest.raises(CollectionExists):
+        first.create_collection("new", params())
+    first.close()
+    second.close()
+    again = open_shared(tmp_path / "a", tmp_path / "objects")
+    assert [each.name for each in again.collections()] == ["new"]
+    with pytest.raises(CollectionNotFound):
+        again.collection("old")
+    again.close()
+
+
+def test_a_deletion_that_was_interrupted_is_finished_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_shared(tmp_path / "a", tmp_path / "objects")
+    fill(store.create_collection("c", params()), 0, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStore, "purge", _refuse)
+        assert store.delete_collection("c") is True
+    store.close()
+    assert len(all_but_claims(tmp_path / "objects")) == 5
+    open_shared(tmp_path / "b", tmp_path / "objects").close()
+    assert all_but_claims(tmp_path / "objects") == []
+
+
+def _refuse(*_: object) -> None:
+    raise OSError("service unavailable")
+
+
+def test_a_data_folder_is_never_taken_for_what_it_is_not(tmp_path: Path) -> None:
+    own = VectorStore.open(tmp_path / "own", memory=CacheMemoryManager(MiB))
+    own.create_collection("c", params())
+    own.close()
+    with pytest.raises(
+        StoreUnsuitable, match=r"holds collections that are in no object store.*leave the setting out"
+    ):
+        open_shared(tmp_path / "own", tmp_path / "objects")
+    open_shared(tmp_path / "copies", tmp_path / "objects").close()
+    with pytest.raises(
+        StoreUnsuitable, match=r"holds copies of the object store file:///.*objects, and .* is not set"
+    ):
+        VectorStore.open(tmp_path / "copies", memory=CacheMemoryManager(MiB))
+    with pytest.raises(
+        StoreUnsuitable, match=r"is file:///.*others: set it to file:///.*objects, or choose an empty"
+    ):
+        open_shared(tmp_path / "copies", tmp_path / "others")
+    with pytest.raises(StoreUnsuitable, match=r"copies of the object store .* when it starts"):
+        check_data(tmp_path / "copies")
+
+
+def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFailure, match=r"cannot use the object store file:///.*/file: File exists"):
+        open_shared(tmp_path / "a", tmp_path / "file")
+
+
+def test_many_small_writes_are_sealed_before_replaying_them_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_log, "_CROWDED", 5)
+    store = open_shared(tmp_path / "a", tmp_path / "objects")
+    collection = store.create_collection("c", params())
+    fill(collection, 0, 3)
+    assert collection.info().segments == 1
+    fill(collection, 3, 7)  # of the eight points that would fill a head
+    assert collection.info().segments == 2
+    store.close()
+
+
+def test_a_write_in_doubt_is_visible_or_gone_before_the_next_one_and_its_memory_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = FaultyStore(MemoryStore())
+    monkeypatch.setattr(store_module, "open_object_store", lambda config, *, files: faulty)
+    assert ObjectLog.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(ObjectLog.__init__.__kwdefaults__, "patience", 0.0)
+    memory = CacheMemoryManager(16 * MiB)
+    store = VectorStore.open(
+        tmp_path, memory=memory, limits=SMALL, object_store=ObjectStoreConfig(url="s3://bucket")
+    )
+    collection = store.create_collection("c", params())
+    fill(collection, 0, 1)
+    for number, fault in enumerate((Fault.LOST_ANSWER, Fault.LATE), start=1):
+        faulty.faults.append(fault)
+        with pytest.raises(WriteInDoubt, match="it is not known which: send it again"):
+            fill(collection, number, number + 1)
+        assert ids(collection) == [0] if number == 1 else [0, 1, 10]
+        fill(collection, 10 * number, 10 * number + 1)
+        faulty.deliver()
+    assert ids(collection) == [0, 1, 10, 20]
+    store.close()
+    assert memory.snapshot().used == 0
+
+
+class SharedCollectionMachine(CollectionMachine):
+    """The same, in a folder of objects; a crash takes the data folder with it."""
+
+    @initialize(seed=st.integers(0, 2**32))
+    def start(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.root = Path(tempfile.mkdtemp())
+        self.life = 0
+        self.disk = ForgetfulDisk()
+        (self.root / "0").mkdir()
+        self.disk.sync_folder(self.root / "0")
+        self.store = open_shared(self.data, self.folder / "objects", files=self.disk)
+        self.collection = self.store.create_collection("c", params())
+        self.model = {}
+
+    @property
+    def data(self) -> Path:
+        return self.root / f"data-{self.life}"
+
+    @rule()
+    def lose_the_data_folder(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.data)
+        self._open()
+
+    def _open(self) -> None:
+        self.store = open_shared(self.data, self.folder / "objects", files=self.disk)
+        self.collection = self.store.collection("c")
+        assert self.collection.info().problems == ()
+
+
+TestSharedCollectionMachine = SharedCollectionMachine.TestCase
+TestSharedCollectionMachine.settings = settings(
+    max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
