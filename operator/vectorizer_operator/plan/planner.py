@@ -146,17 +146,19 @@ def _progress(
             (False, reason, "nothing is to be done"),
             (False, reason, "nothing is in the way"),
         )
-    reason = "Progressing" if pending else "WaitingForPods"
     message = _join(pending + waiting)
-    late = [pod for pod in pods if not pod.ready]
-    deadlines = [pod.unready_since + PROGRESS_DEADLINE for pod in late]
-    if any(deadline <= now for deadline in deadlines):
-        stalled: Verdict = (True, "PodNotReady", message)
-        requeue = None
-    else:
-        stalled = (False, reason, "nothing is in the way")
-        requeue = min(((deadline - now).total_seconds() for deadline in deadlines), default=None)
-    return _Progress((False, reason, message), (True, reason, message), stalled, requeue)
+    deadlines = [pod.unready_since + PROGRESS_DEADLINE for pod in pods if not pod.ready]
+    if not pending and any(deadline <= now for deadline in deadlines):
+        verdict = ("PodNotReady", message)
+        # Not reconciling any more: kstatus takes that for InProgress, whatever else is said.
+        return _Progress((False, *verdict), (False, *verdict), (True, *verdict))
+    reason = "Progressing" if pending else "WaitingForPods"
+    return _Progress(
+        (False, reason, message),
+        (True, reason, message),
+        (False, reason, "nothing is in the way"),
+        min(((deadline - now).total_seconds() for deadline in deadlines if deadline > now), default=None),
+    )
 
 
 def _waiting_for(replicas: int, live: Object | None, pods: Sequence[Pod]) -> Iterable[str]:

@@ -60,9 +60,10 @@ class Pod:
 
     @property
     def unready_since(self) -> datetime:
-        """When it stopped answering, or was made, for a pod that is not ready."""
+        """When it stopped answering, was made, or has to be gone, for a pod that is not ready."""
         metadata = self.object["metadata"]
-        since = self._condition("Ready").get("lastTransitionTime") or metadata["creationTimestamp"]
+        answered = self._condition("Ready").get("lastTransitionTime")
+        since = metadata.get("deletionTimestamp") or answered or metadata["creationTimestamp"]
         return datetime.fromisoformat(since)
 
     def trouble(self) -> str:

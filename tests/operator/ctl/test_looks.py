@@ -23,7 +23,7 @@ def test_a_pod_that_does_not_start_is_named_once_for_all_conditions() -> None:
     world.operate()
     (found,) = obstacles(world.cluster)
     assert (found.reason, found.kind) == ("PodNotReady", "state")
-    assert found.conditions == ("Stalled=True", "Ready=False", "Reconciling=True")
+    assert found.conditions == ("Stalled=True", "Ready=False")
     assert "ImagePullBackOff" in found.message
     assert "kubectl describe pod" in found.advice
 
