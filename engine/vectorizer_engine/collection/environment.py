@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vectorizer_engine.cache.memory_manager import MemoryAccount
 from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.shared_store import SharedStore
 
@@ -35,3 +36,4 @@ class ShardEnvironment:
     scratch: Path
     limits: ShardLimits
     shared: SharedStore | None = None
+    observe_append: ObserveAppend | None = None

@@ -118,7 +118,7 @@ class Shard:
                 f"{manifest.logged}: acknowledged records are missing; restore the collection from a "
                 "snapshot"
             )
-        self._commit = GroupCommit(self._log)
+        self._commit = GroupCommit(self._log, observe=environment.observe_append)
         self._compaction = Compaction(
             folder,
             dimension=dimension,

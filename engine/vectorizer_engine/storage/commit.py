@@ -15,8 +15,9 @@ stays so until the log knows. That is asked before anything else is written.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -26,6 +27,10 @@ from vectorizer_engine.storage.log import InDoubt, Log
 
 GROUP_BYTES = 16 * 1024**2
 """A group is closed at this size, so that one fsync, and one frame at recovery, stay bounded."""
+
+
+ObserveAppend = Callable[[int, float], None]
+"""Is told of each append to a log: how many writes shared it, and the seconds until it was durable."""
 
 
 class Operation(Protocol):
@@ -65,8 +70,9 @@ class _Ticket:
 class GroupCommit:
     """Commits operations to *log* in the order in which they were submitted."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, *, observe: ObserveAppend | None = None) -> None:
         self._log = log
+        self._observe = observe
         self._condition = threading.Condition()
         self._waiting: deque[_Ticket] = deque()
         self._busy = False
@@ -207,6 +213,7 @@ class GroupCommit:
         if not prepared:
             return
         operations = [ticket.operation for ticket, _ in prepared]
+        began = time.perf_counter()
         try:
             with disk_errors("write to the log"):
                 first = self._log.append([record for _, record in prepared])
@@ -226,6 +233,8 @@ class GroupCommit:
                 ticket.number = number
                 ticket.durable = True
             self._condition.notify_all()
+        if self._observe is not None:
+            self._observe(len(prepared), time.perf_counter() - began)
         for number, (ticket, _) in enumerate(prepared, start=first):
             self._apply(ticket.operation, number)
             ticket.applied = True
