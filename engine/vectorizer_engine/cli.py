@@ -12,16 +12,16 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 import yaml
 
-from vectorizer_engine import __version__, logs
-from vectorizer_engine.cluster.validator import ClusterConfigValidator, Violation
-from vectorizer_engine.config import Config, ConfigError, UnreadableConfig, parse_config, read_config
+from vectorizer_engine import __version__, checked_config, logs
+from vectorizer_engine.checked_config import CheckedConfig
+from vectorizer_engine.config import Config, UnreadableConfig
 
 VIOLATED = 1
 UNREADABLE = 2
@@ -50,10 +50,14 @@ def main() -> None:
     "lose data. A warning is logged each minute and the metric vectorizer_cluster_validation_skipped is 1.",
 )
 def serve(path: Path | None, skip_cluster_validation: bool) -> None:
-    """Start the engine and serve until SIGTERM."""
+    """Start the engine and serve until SIGTERM.
+
+    SIGHUP reads the configuration again: the cache limit and its warning threshold change at once, what else changed
+    is named in the log and waits for a restart, and a configuration that breaks a rule changes nothing.
+    """
     checked = _check(path)
     if checked.config is None or (checked.violations and not skip_cluster_validation):
-        _fail(_report(checked, path), VIOLATED)
+        _fail(checked.report, VIOLATED)
     logs.set_up()
     _log_settings(checked)
     listener = _listen(checked.config)
@@ -63,6 +67,7 @@ def serve(path: Path | None, skip_cluster_validation: bool) -> None:
         serve_engine(
             checked.config,
             listener,
+            reread=lambda: checked_config.check_config(path, os.environ),
             skipped_violations=checked.violations if skip_cluster_validation else None,
         )
     )
@@ -77,7 +82,7 @@ def check_config(path: Path | None, output: str) -> None:
     """Check a configuration: exit status 0 fine, 1 violations or wrong settings, 2 unreadable."""
     checked = _check(path)
     if output == "text":
-        click.echo(_report(checked, path))
+        click.echo(checked.report)
     else:
         report = {
             "valid": checked.valid,
@@ -127,62 +132,15 @@ def check_data(path: Path, output: str) -> None:
     sys.exit(VIOLATED if problems else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """A configuration held against the rules and the models. `config` is None where it cannot be used."""
-
-    config: Config | None
-    raw: Mapping[str, Any]
-    violations: list[Violation]
-    problems: list[str]
-    warnings: list[str]
-
-    @property
-    def valid(self) -> bool:
-        return self.config is not None and not self.violations
-
-
-def _check(path: Path | None) -> _Checked:
+def _check(path: Path | None) -> CheckedConfig:
     """Ends the process where the configuration cannot be read."""
-    raw: Mapping[str, Any] = {}
-    problems: list[str] = []
-    config: Config | None = None
     try:
-        raw = read_config(path, os.environ)
-        config = parse_config(raw)
+        return checked_config.check_config(path, os.environ)
     except UnreadableConfig as error:
         _fail("\n".join(f"error: {problem}" for problem in error.problems), UNREADABLE)
-    except ConfigError as error:
-        problems = error.problems
-    validator = ClusterConfigValidator()
-    violations = validator.violations(raw)
-    broken = tuple(f"{violation.path}: " for violation in violations)
-    return _Checked(
-        config=config,
-        raw=raw,
-        violations=violations,
-        problems=[problem for problem in problems if not problem.startswith(broken)],
-        warnings=validator.warnings(raw),
-    )
 
 
-def _report(checked: _Checked, path: Path | None) -> str:
-    source = str(path) if path else "the environment's configuration"
-    lines = []
-    if checked.violations:
-        lines.append(f"error: {source} breaks {len(checked.violations)} cluster rule(s):")
-        for violation in checked.violations:
-            lines += [f"  {violation.message}"]
-    if checked.problems:
-        lines.append(f"error: {source} has {len(checked.problems)} wrong setting(s):")
-        lines += [f"  {problem}" for problem in checked.problems]
-    lines += [f"warning: {warning}" for warning in checked.warnings]
-    if checked.valid:
-        lines.append(f"{source} is valid")
-    return "\n".join(lines)
-
-
-def _log_settings(checked: _Checked) -> None:
+def _log_settings(checked: CheckedConfig) -> None:
     import logging
 
     logger = logging.getLogger("vectorizer_engine")

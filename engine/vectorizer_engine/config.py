@@ -93,7 +93,7 @@ class ClusterConfig(Section):
     max_cache_memory_bytes: Bytes = Field(
         MAX_CACHE_MEMORY_BYTES,
         gt=0,
-        description="The one limit over every cache. In cluster mode at most 1 GiB.",
+        description="The one limit over every cache. In cluster mode at most 1 GiB. SIGHUP changes it live.",
     )
     enforce_mmap_storage: bool = Field(
         True, strict=True, description="Refuse memory storage in cluster mode. A cluster needs it true."
@@ -108,7 +108,7 @@ class ClusterConfig(Section):
         strict=True,
         ge=1,
         le=100,
-        description="Percent of the limit from which usage is logged as a warning.",
+        description="Percent of the limit from which usage is logged as a warning. SIGHUP changes it live.",
     )
 
 
@@ -157,6 +157,15 @@ class Config(Section):
     def active_tenants(self) -> tuple[TenantConfig, ...]:
         """The tenants that are served: none where they are not enabled."""
         return self.tenants.members if self.tenants.enabled else ()
+
+    def differences(self, other: Config) -> list[str]:
+        """The paths of the settings that have another value in *other*, secrets included."""
+        return [
+            f"{section}.{key}"
+            for section, fields in self
+            for key, value in fields
+            if value != getattr(getattr(other, section), key)
+        ]
 
     def settings(self) -> Iterator[tuple[str, Any]]:
         """Every setting as (path, value), secrets masked: what is logged at start."""

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import yaml
 from click.testing import CliRunner
 
 from tests.doors.table import BAD_SPECS, GOOD_SPECS, BadSpec, good_cluster
+from tests.engine.fixtures import EngineProcess, running_engine
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.api.rules import violations
 from vectorizer_operator.cli import ctl_main
@@ -122,6 +125,23 @@ def test_the_engine_does_not_start_with_any(case: BadSpec, tmp_path: Path) -> No
     assert done.returncode == 1
     assert sorted(_MESSAGE.findall(done.stderr)) == case.engine_messages()
     assert time.monotonic() - began < 5  # the goal of 1 s is held where nothing else runs: tests/engine/api
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    with running_engine(tmp_path_factory.mktemp("reload"), {"cluster": {"enabled": True}}) as process:
+        yield process
+
+
+@pytest.mark.parametrize("case", [c for c in BAD_SPECS if c.engine_messages()], ids=lambda case: case.name)
+def test_a_running_engine_reloads_none(running: EngineProcess, case: BadSpec) -> None:
+    configuration(case.cluster(), running.config_file.parent)
+    before = len(running.log)
+    running.signal(signal.SIGHUP)
+    running.wait_until(lambda: "the former one stays in force\n" in running.log[before:], "refusing it")
+    assert sorted(_MESSAGE.findall(running.log[before:])) == case.engine_messages()
+    with running.http() as http:
+        assert http.get("/cluster/memory").json()["result"]["ledger"]["limit_bytes"] == 1024**3
 
 
 @good

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -25,11 +25,13 @@ import uvloop
 from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.call import Engine
+from vectorizer_engine.api.reload import Reloading
 from vectorizer_engine.api.service import EngineCollector
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.heap import return_large_blocks_at_once
 from vectorizer_engine.cache.keeper import CacheKeeper
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.checked_config import CheckedConfig
 from vectorizer_engine.cluster.validator import Violation
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
@@ -55,18 +57,30 @@ WARNING_SECONDS = 60.0
 """How often an engine that skipped the validation says so."""
 
 
-def serve(config: Config, listener: socket.socket, *, skipped_violations: list[Violation] | None) -> int:
+def serve(
+    config: Config,
+    listener: socket.socket,
+    *,
+    reread: Callable[[], CheckedConfig],
+    skipped_violations: list[Violation] | None,
+) -> int:
     """Serve until a signal. Returns the process's exit status.
 
-    *skipped_violations* is None unless --skip-cluster-validation was given.
+    *reread* is called on SIGHUP and raises UnreadableConfig; *skipped_violations* is None unless
+    --skip-cluster-validation was given.
     """
     return_large_blocks_at_once()
-    status = uvloop.run(_serve(config, listener, skipped_violations))
+    status = uvloop.run(_serve(config, listener, reread, skipped_violations))
     _end_threads()
     return status
 
 
-async def _serve(config: Config, listener: socket.socket, skipped: list[Violation] | None) -> int:
+async def _serve(
+    config: Config,
+    listener: socket.socket,
+    reread: Callable[[], CheckedConfig],
+    skipped: list[Violation] | None,
+) -> int:
     quotas = {tenant.name: tenant.memory_quota_bytes for tenant in config.active_tenants}
     memory = CacheMemoryManager(
         config.cluster.max_cache_memory_bytes, config.cluster.cache_warning_threshold, quotas=quotas
@@ -83,7 +97,7 @@ async def _serve(config: Config, listener: socket.socket, skipped: list[Violatio
     )
     engine.metrics.registry.register(EngineCollector(engine))
     application = Application(engine)
-    server = _Server(engine, application)
+    server = _Server(engine, application, Reloading(engine, reread))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     warning = asyncio.create_task(warn_of_skipped_validation(engine.metrics, skipped))
     keeper = CacheKeeper(memory)
@@ -169,7 +183,7 @@ def _start_file_watcher(engine: Engine) -> FileWatcher | None:
 class _Server(uvicorn.Server):
     """uvicorn's server with this engine's way of stopping."""
 
-    def __init__(self, engine: Engine, application: Application) -> None:
+    def __init__(self, engine: Engine, application: Application, reloading: Reloading) -> None:
         super().__init__(
             uvicorn.Config(
                 application,
@@ -185,13 +199,18 @@ class _Server(uvicorn.Server):
             )
         )
         self._engine = engine
+        self._reloading = reloading
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         yield
+
+    def _reload(self) -> None:
+        threading.Thread(target=self._reloading.reload, name="reload", daemon=True).start()
 
     def _stop(self, number: signal.Signals) -> None:
         if self._engine.stopping or number == signal.SIGINT:
