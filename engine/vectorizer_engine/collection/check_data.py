@@ -14,15 +14,15 @@ from typing import NamedTuple
 import msgspec
 import pyroaring
 
-from vectorizer_engine.collection.operations import decode_record
-from vectorizer_engine.collection.payload_indexes import Schema, index_file
-from vectorizer_engine.collection.store import (
+from vectorizer_engine.collection.data_folder import (
     STORE_MARK,
     Description,
     check_format,
     read_description,
     take_lock,
 )
+from vectorizer_engine.collection.operations import decode_record
+from vectorizer_engine.collection.payload_indexes import Schema, index_file
 from vectorizer_engine.errors import EngineError, StoreCorrupt, StoreUnsuitable
 from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.storage.files import Files, disk_errors

@@ -31,6 +31,7 @@ import numpy as np
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheType
 from vectorizer_engine.collection.compaction import Compaction
+from vectorizer_engine.collection.data_folder import token_of
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.indexing import SegmentIndexes
 from vectorizer_engine.collection.operations import (
@@ -82,11 +83,6 @@ def _open_storage(
     return segments, FileLog(folder / "log", first=segments.manifest.applied + 1, files=files)
 
 
-def token_of(folder: Path) -> str:
-    """What tells a collection's folder from that of an earlier one of the same name."""
-    return folder.name.rpartition(".")[2]
-
-
 class Shard:
     """One shard, open. Any thread may call; see the module for who may change what."""
 
@@ -118,7 +114,7 @@ class Shard:
                 f"{manifest.logged}: acknowledged records are missing; restore the collection from a "
                 "snapshot"
             )
-        self._commit = GroupCommit(self._log, observe=environment.observe_append)
+        self._commit = GroupCommit(self._log)
         self._compaction = Compaction(
             folder,
             dimension=dimension,

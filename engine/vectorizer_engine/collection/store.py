@@ -1,20 +1,11 @@
-"""A data folder: the collections in it, and who may work on it.
-
-    FORMAT             the version of everything below
-    LOCK               held by the one process that works here
-    scratch/           files without a name; they go with the process
-    collections/NAME.TOKEN/collection.json, shard-0/
-    collections/TENANT.NAME.TOKEN/…          where the collection is a tenant's
-    STORE              the address of the shared store that everything below is copied from, where there is one
+"""The collections of an engine process: recovered from a data folder, made, deleted and handed out.
 
 A collection is made and deleted under a name that begins with a dot, and renamed in one step, so that a crash
-leaves all of it or something that the next start removes. The token tells a collection from an earlier one of
-the same name.
+leaves all of it or something that the next start removes. What lies in the folder is told by `data_folder`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -25,63 +16,48 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.data_folder import (
+    SHARD,
+    Description,
+    check_format,
+    collection_path,
+    folder_stem,
+    read_description,
+    take_lock,
+    token_of,
+    write_description,
+)
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
-from vectorizer_engine.collection.shard import Shard, create_shard, token_of
+from vectorizer_engine.collection.shard import Shard, create_shard
+from vectorizer_engine.collection.shared_collections import (
+    create_shared,
+    fit_folder,
+    open_shared,
+    purge_shared,
+)
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.config import ObjectStoreConfig
 from vectorizer_engine.errors import (
     CollectionExists,
     CollectionNotFound,
-    EngineError,
     InvalidRequest,
     StorageFailure,
     StoreClosed,
     StoreCorrupt,
-    StoreLocked,
-    StoreUnsuitable,
-    StoreVersionError,
 )
-from vectorizer_engine.storage.catalog import Entries
-from vectorizer_engine.storage.checked_text import decode_checked, encode_checked
 from vectorizer_engine.storage.files import Files, disk_errors
-from vectorizer_engine.storage.shared_store import SharedStore, open_object_store
+from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-
-_FORMAT_LINE = re.compile(rb"vectorizer-storage (\d+)\n")
 _UNUSABLE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 """What Qdrant refuses in a collection's name."""
-_SHARD = "shard-0"
-STORE_MARK = "STORE"
-_DESCRIPTION = "collection.json"
-
-
-class Description(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a collection's folder says of itself."""
-
-    name: str
-    params: CollectionParams
-    tenant: str = NO_TENANT
-
-    @property
-    def path(self) -> str:
-        """The one of all collections that this is, in words."""
-        return collection_path(self.name, self.tenant)
-
-
-def collection_path(name: str, tenant: str) -> str:
-    """NAME, or TENANT/NAME where a tenant's is meant. No name holds a slash."""
-    return f"{tenant}/{name}" if tenant else name
 
 
 class _Open(NamedTuple):
@@ -186,13 +162,15 @@ class VectorStore:
             self._check_usable()
             if created.path in self._open or created.path in self._damaged:
                 raise CollectionExists(name)
-            token = secrets.token_hex(4) if self._shared is None else self._create_shared(created)
-            folder = self._folder(created, token)
+            token = secrets.token_hex(4) if self._shared is None else create_shared(self._shared, created)
             try:
-                self._make_folder(created, folder)
-                return self._open_collection(created, folder)
+                folder = self._make_folder(created, token)
+                try:
+                    return self._open_collection(created, folder)
+                except BaseException:
+                    self._files.remove_tree(folder)
+                    raise
             except BaseException:
-                self._files.remove_tree(folder)
                 if self._shared is not None:
                     self._shared.catalog.delete(token)
                 raise
@@ -208,7 +186,7 @@ class VectorStore:
             folder = entry.folder if entry else self._folder_of_damaged(name, tenant)
             if self._shared is not None:
                 self._shared.catalog.delete(token_of(folder))
-            doomed = self._root / f".old-{folder.name.rpartition('.')[2]}"
+            doomed = self._root / f".old-{token_of(folder)}"
             self._files.rename(folder, doomed)
             self._open.pop(path, None)
             self._damaged.pop(path, None)
@@ -219,7 +197,7 @@ class VectorStore:
                     entry.shard.close()
                 self._files.remove_tree(doomed)
             if self._shared is not None:
-                self._purge(self._shared, token_of(folder))
+                purge_shared(self._shared, token_of(folder))
             return True
 
     def collection(self, name: str, *, tenant: str = NO_TENANT) -> Collection:
@@ -266,62 +244,26 @@ class VectorStore:
         if self._closed:
             raise StoreClosed("the store is shutting down: try again later")
 
-    def _folder(self, described: Description, token: str) -> Path:
-        return self._root / f"{_folder_name(described.name, described.tenant)}.{token}"
-
-    def _make_folder(self, described: Description, folder: Path) -> None:
-        """Make the folder of a collection that has no points yet, or no copies. Raises OSError, and leaves nothing."""
-        making = self._root / f".new-{token_of(folder)}"
+    def _make_folder(self, described: Description, token: str) -> Path:
+        """The folder of a collection that has no points yet, or no copies. Raises OSError, and leaves nothing."""
+        folder = self._root / f"{folder_stem(described.name, described.tenant)}.{token}"
+        making = self._root / f".new-{token}"
         try:
-            self._files.make_folder(making / _SHARD)
+            self._files.make_folder(making / SHARD)
             if self._shared is None:
-                create_shard(making / _SHARD, files=self._files)
-            self._files.replace_file(making / _DESCRIPTION, encode_checked(msgspec.json.encode(described)))
+                create_shard(making / SHARD, files=self._files)
+            write_description(making, described, files=self._files)
             self._files.rename(making, folder)
             self._files.sync_folder(self._root)
         except BaseException:
             self._files.remove_tree(making)
+            self._files.remove_tree(folder)
             raise
-
-    def _create_shared(self, described: Description) -> str:
-        """The token of a new collection in the shared store. Raises CollectionExists, OSError."""
-        assert self._shared is not None
-
-        def check(entries: Entries) -> None:
-            if any(entry.path == described.path and not entry.deleted for entry in entries.values()):
-                raise CollectionExists(described.name)
-
-        token = secrets.token_hex(8)
-        self._shared.create_shard(token, _SHARD)
-        self._shared.catalog.create(token, described.path, msgspec.json.encode(described), check=check)
-        return token
-
-    def _copy_catalog(self, shared: SharedStore) -> None:
-        """Have a folder for each collection of the shared store, and none besides."""
-        alive = {token: entry for token, entry in shared.catalog.entries.items() if not entry.deleted}
-        present = set()
-        for folder in list(self._root.iterdir()):
-            if not folder.name.startswith(".") and token_of(folder) not in alive:
-                self._files.remove_tree(folder)
-            present.add(token_of(folder))
-        for token, entry in alive.items():
-            if token not in present:
-                described = msgspec.json.decode(entry.description, type=Description)
-                self._make_folder(described, self._folder(described, token))
-        for token, entry in shared.catalog.entries.items():
-            if entry.deleted:
-                self._purge(shared, token)
-
-    def _purge(self, shared: SharedStore, token: str) -> None:
-        """Remove a deleted collection's objects. What cannot be removed now is removed at the next start."""
-        try:
-            shared.purge(token, _SHARD)
-        except (OSError, EngineError) as error:
-            logger.warning("objects of the deleted collection %s stay in the store for now: %s", token, error)
+        return folder
 
     def _recover(self) -> None:
         if self._shared is not None:
-            self._copy_catalog(self._shared)
+            fit_folder(self._root, self._shared, self._make_folder, files=self._files)
         described: dict[Path, Description] = {}
         leftovers: list[Path] = []
         for folder in sorted(self._root.iterdir()):
@@ -349,7 +291,7 @@ class VectorStore:
     def _open_collection(self, described: Description, folder: Path) -> Collection:
         tenant = described.tenant
         environment = replace(self._environment, memory=self._memory.account(tenant))
-        shard = Shard(folder / _SHARD, described.params, environment)
+        shard = Shard(folder / SHARD, described.params, environment)
         collection = Collection(
             described.name, described.params, shard, tenant=tenant, results=self._results.get(tenant)
         )
@@ -357,63 +299,8 @@ class VectorStore:
         return collection
 
     def _folder_of_damaged(self, name: str, tenant: str) -> Path:
-        part = _folder_name(name, tenant)
-        return next(folder for folder in self._root.iterdir() if folder.name.rpartition(".")[0] == part)
-
-
-def take_lock(path: Path) -> int:
-    """A descriptor that holds the folder's lock until it is closed. Raises StoreLocked."""
-    descriptor = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreLocked(
-            f"the data folder {path} is in use by another process: stop it, or choose another storage.path"
-        ) from None
-    return descriptor
-
-
-def open_shared(path: Path, config: ObjectStoreConfig | None, files: Files) -> SharedStore | None:
-    """The shared store that *config* names, if it names one and the folder has nothing but its copies.
-
-    Raises StoreUnsuitable, and OSError where it cannot be reached.
-    """
-    url = None if config is None else config.url
-    mark = path / STORE_MARK
-    copied_from = mark.read_text() if mark.exists() else None
-    if copied_from is None and url is not None and any((path / "collections").iterdir()):
-        raise StoreUnsuitable(
-            f"the data folder {path} holds collections that are in no object store, and storage.object_store.url is "
-            f"{url}: choose an empty storage.path, or leave the setting out"
-        )
-    if copied_from is not None and copied_from != url:
-        raise StoreUnsuitable(
-            f"the data folder {path} holds copies of the object store {copied_from}, and storage.object_store.url is "
-            f"{url or 'not set'}: set it to {copied_from}, or choose an empty storage.path"
-        )
-    if config is None or url is None:
-        return None
-    with disk_errors(f"use the object store {url}"):
-        shared = SharedStore(open_object_store(config, files=files), url)
-    files.replace_file(mark, url.encode())
-    return shared
-
-
-def check_format(path: Path, files: Files) -> None:
-    """Write the format file where there is none. Raises StoreVersionError."""
-    file = path / "FORMAT"
-    if not file.exists():
-        files.replace_file(file, f"vectorizer-storage {FORMAT}\n".encode())
-        return
-    match = _FORMAT_LINE.fullmatch(file.read_bytes())
-    if match is None or int(match[1]) == 0:
-        raise StoreVersionError(f"{file} is not the format file of a data folder: check storage.path")
-    if int(match[1]) > FORMAT:
-        raise StoreVersionError(
-            f"the data folder {path} has format {int(match[1])}, this version reads up to {FORMAT}: "
-            "run the version that wrote it, or a newer one"
-        )
+        stem = folder_stem(name, tenant)
+        return next(folder for folder in self._root.iterdir() if folder.name.rpartition(".")[0] == stem)
 
 
 def _check_name(name: str) -> None:
@@ -422,25 +309,3 @@ def _check_name(name: str) -> None:
             f"collection name '{name}' cannot be used: expected 1 to 255 bytes without control characters and "
             'without any of < > : " / \\ | ? *'
         )
-
-
-def _folder_name(name: str, tenant: str) -> str:
-    """The tenant and a part of the name, for people who look into the folder. The name itself is in the description."""
-    part = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
-    return f"{tenant}.{part}" if tenant else part
-
-
-def read_description(folder: Path) -> Description:
-    """Raises StoreCorrupt, also where the folder's name tells of another tenant: no tenant may get another's data."""
-    path = folder / _DESCRIPTION
-    try:
-        described = msgspec.json.decode(decode_checked(path.read_bytes()), type=Description)
-    except (OSError, ValueError) as error:
-        raise StoreCorrupt(f"{path} cannot be read: {error}") from error
-    before_name = folder.name.split(".")[:-2]
-    if before_name != ([described.tenant] if described.tenant else []):
-        raise StoreCorrupt(
-            f"{path} says that the collection is of tenant '{described.tenant}', its folder's name says "
-            f"'{'.'.join(before_name)}': restore the one that was changed"
-        )
-    return described

@@ -17,7 +17,7 @@ from tests.engine.collection.test_machine import CollectionMachine
 from tests.engine.disks import ForgetfulDisk
 from tests.engine.stores import Fault, FaultyStore, MemoryStore
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
-from vectorizer_engine.collection import store as store_module
+from vectorizer_engine.collection import shared_collections
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.store import VectorStore
@@ -137,7 +137,7 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_start(
     assert all_but_claims(tmp_path / "objects") == []
 
 
-def _refuse(*_: object) -> None:
+def _refuse(*_: object, **__: object) -> None:
     raise OSError("service unavailable")
 
 
@@ -160,6 +160,37 @@ def test_a_data_folder_is_never_taken_for_what_it_is_not(tmp_path: Path) -> None
         open_shared(tmp_path / "copies", tmp_path / "others")
     with pytest.raises(StoreUnsuitable, match=r"copies of the object store .* when it starts"):
         check_data(tmp_path / "copies")
+
+
+@pytest.mark.parametrize("damage", ["description", "folder"])
+def test_a_damaged_copy_of_a_collection_is_made_again(tmp_path: Path, damage: str) -> None:
+    store = open_shared(tmp_path / "a", tmp_path / "objects")
+    fill(store.create_collection("c", params()), 0, 20)
+    store.close()
+    (folder,) = (tmp_path / "a" / "collections").iterdir()
+    if damage == "folder":
+        shutil.rmtree(folder)
+    else:
+        (folder / "collection.json").write_bytes(b"{}")
+    again = open_shared(tmp_path / "a", tmp_path / "objects")
+    assert again.damaged == {}
+    assert ids(again.collection("c")) == list(range(20))
+    again.close()
+
+
+def test_a_collection_that_cannot_be_opened_leaves_no_name_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_shared(tmp_path / "a", tmp_path / "objects")
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStore, "open_shard", _refuse)
+        with pytest.raises(StorageFailure, match="service unavailable"):
+            store.create_collection("c", params())
+    store.create_collection("c", params())
+    store.close()
+    again = open_shared(tmp_path / "a", tmp_path / "objects")
+    assert [each.name for each in again.collections()] == ["c"]
+    again.close()
 
 
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -185,7 +216,7 @@ def test_a_write_in_doubt_is_visible_or_gone_before_the_next_one_and_its_memory_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty = FaultyStore(MemoryStore())
-    monkeypatch.setattr(store_module, "open_object_store", lambda config, *, files: faulty)
+    monkeypatch.setattr(shared_collections, "open_object_store", lambda config, *, files: faulty)
     assert ObjectLog.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(ObjectLog.__init__.__kwdefaults__, "patience", 0.0)
     memory = CacheMemoryManager(16 * MiB)
