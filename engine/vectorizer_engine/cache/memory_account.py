@@ -125,6 +125,11 @@ class MemoryAccount:
         """
         return self._manager._available(self, keep)
 
+    def gains_from(self, other: MemoryAccount) -> bool:
+        """Whether what *other* gives back could be reserved here: nobody has to give to one who holds more."""
+        at_quota = self.quota is not None and self._held >= self.quota
+        return other is self or (other._held > self._held and not at_quota)
+
     def require_possible(self, what: str, nbytes: int) -> None:
         """Raise CacheMemoryLimitExceeded where *nbytes* could not even fit into empty caches."""
         if nbytes > self.limit:

@@ -75,6 +75,7 @@ class Compaction:
         self._commit = commit
         self._limits = environment.limits
         self._maintenance = environment.maintenance
+        self._memory = environment.memory
         self._is_running = is_running
         # Guards what follows.
         self._lock = threading.Lock()
@@ -181,7 +182,7 @@ class Compaction:
     def _make_memory(self) -> None:
         """Where an index has no room to be built, have a head sealed, which may make it, and look again later."""
         if any(self._indexes.lacks_memory(segment) for segment, _ in self._current.view.segments()):
-            self._maintenance.relieve(at_least=WORTH_SEALING_BYTES)
+            self._maintenance.relieve(self._memory, at_least=WORTH_SEALING_BYTES)
             self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
 
     def _schedule_in(self, seconds: float) -> None:

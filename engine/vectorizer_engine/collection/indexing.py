@@ -204,7 +204,7 @@ class SegmentIndexes:
         """Open an index that was evicted, because a search asked for it; else have the memory made."""
         try:
             if not index.open():
-                self._maintenance.relieve(at_least=WORTH_SEALING_BYTES)
+                self._maintenance.relieve(self._memory, at_least=WORTH_SEALING_BYTES)
         except (StoreCorrupt, StoreVersionError) as error:
             with self._lock:
                 segment = next((each for each, held in self._held.items() if held is index), None)

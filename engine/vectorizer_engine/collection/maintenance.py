@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from vectorizer_engine.cache.memory_manager import MemoryAccount
+
 logger = logging.getLogger(__name__)
 
 NICENESS = 10
@@ -30,6 +32,9 @@ class HoldsHead(Protocol):
 
     @property
     def head_bytes(self) -> int: ...
+
+    @property
+    def memory(self) -> MemoryAccount: ...
 
     def flush(self) -> None: ...
 
@@ -54,12 +59,18 @@ class Maintenance:
         with self._lock:
             self._holders.discard(holder)
 
-    def relieve(self, *, at_least: int = 1) -> None:
-        """Have the head sealed that holds the most memory, if it is *at_least* so much: somebody needs it."""
+    def relieve(self, memory: MemoryAccount, *, at_least: int = 1) -> None:
+        """Have a head sealed that holds *at_least* so much, because *memory* is short of it.
+
+        The largest of those that are charged to *memory*, or else of those from which it would gain.
+        """
         with self._lock:
-            largest = max(self._holders, key=lambda holder: holder.head_bytes, default=None)
-        if largest is not None and largest.head_bytes >= at_least:
-            largest.flush()
+            holders = [holder for holder in self._holders if holder.head_bytes >= at_least]
+        holders = [holder for holder in holders if holder.memory is memory] or [
+            holder for holder in holders if memory.gains_from(holder.memory)
+        ]
+        if holders:
+            max(holders, key=lambda holder: holder.head_bytes).flush()
 
     def seal(self, job: Job) -> None:
         self._seal.submit(job)

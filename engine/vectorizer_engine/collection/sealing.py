@@ -89,7 +89,7 @@ class Sealing:
                 return charge
             if time.monotonic() > deadline:
                 raise self._memory.limit_exceeded(what, needed)
-            self._maintenance.relieve()
+            self._maintenance.relieve(self._memory)
             with self._condition:
                 self._check()
                 self._condition.wait(0.05)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.engine.collection.model import SMALL, MiB, open_store, params, vectors_of
 from tests.engine.collection.test_collection import wait_until
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge, MemoryAccount
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
@@ -115,26 +115,53 @@ def test_jobs_that_have_not_begun_are_dropped_at_the_end() -> None:
     assert done == []
 
 
+class Holder:
+    """Stands for a shard with so much in its head."""
+
+    def __init__(self, head_bytes: int, memory: MemoryAccount) -> None:
+        self.head_bytes = head_bytes
+        self.memory = memory
+        self.flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
 def test_the_head_that_holds_most_is_flushed() -> None:
-    class Holder:
-        def __init__(self, head_bytes: int) -> None:
-            self.head_bytes = head_bytes
-            self.flushed = 0
-
-        def flush(self) -> None:
-            self.flushed += 1
-
-    small, large = Holder(1), Holder(2)
+    memory = CacheMemoryManager(100)
+    small, large = Holder(1, memory), Holder(2, memory)
     maintenance = Maintenance()
-    maintenance.relieve()
+    maintenance.relieve(memory)
     for holder in (small, large):
         maintenance.register(holder)
-    maintenance.relieve()
+    maintenance.relieve(memory)
+    maintenance.relieve(memory, at_least=3)
     maintenance.forget(large)
-    maintenance.relieve()
+    maintenance.relieve(memory)
     small.head_bytes = 0
-    maintenance.relieve()
+    maintenance.relieve(memory)
     assert (small.flushed, large.flushed) == (1, 1)
+
+
+def test_a_tenant_that_is_short_of_memory_has_its_own_heads_flushed_and_never_those_of_who_holds_less() -> (
+    None
+):
+    memory = CacheMemoryManager(100, quotas={"noisy": None, "quiet": None, "bounded": 20})
+    noisy, quiet, bounded = (
+        Holder(held, memory.account(tenant))
+        for tenant, held in (("noisy", 50), ("quiet", 30), ("bounded", 20))
+    )
+    maintenance = Maintenance()
+    for holder in (noisy, quiet, bounded):
+        assert holder.memory.reserve(CacheType.METADATA, holder.head_bytes) is not None
+        maintenance.register(holder)
+    maintenance.relieve(quiet.memory)
+    assert (noisy.flushed, quiet.flushed, bounded.flushed) == (0, 1, 0)
+    for holder in (noisy, quiet, bounded):
+        holder.head_bytes, empty = 0, holder.head_bytes
+        maintenance.relieve(holder.memory)
+        holder.head_bytes = empty
+    assert (noisy.flushed, quiet.flushed, bounded.flushed) == (1, 1, 0)
 
 
 class NotedCompaction(Compaction):
