@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     message: str
 
 
-class _LookOnly(Files):
+class LookOnly(Files):
     """What opening a log tidies away stays where it is."""
 
     def remove(self, path: Path) -> None:
@@ -66,7 +66,7 @@ def check_data(path: Path) -> list[Problem]:
             )
         lock = take_lock(path)
         try:
-            check_format(path, _LookOnly())
+            check_format(path, LookOnly())
             return [problem for folder in collection_folders(path) for problem in _check_collection(folder)]
         finally:
             os.close(lock)
@@ -113,7 +113,7 @@ def _check_shard(folder: Path, description: Description) -> Iterator[str]:
         segment = folder / "segments" / f"{entry.id:08d}"
         yield from _check_segment(segment, entry, manifest.payload_schema, description)
     try:
-        log = FileLog(folder / "log", first=manifest.applied + 1, files=_LookOnly())
+        log = FileLog(folder / "log", first=manifest.applied + 1, files=LookOnly())
         if log.next_number <= manifest.logged:
             yield f"the log in {folder / 'log'} ends with record {log.next_number - 1}, expected {manifest.logged}"
         for record in log.replay(after=manifest.applied):

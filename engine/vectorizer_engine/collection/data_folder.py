@@ -71,9 +71,12 @@ def check_format(path: Path, files: Files) -> None:
     if not file.exists():
         files.replace_file(file, f"vectorizer-storage {FORMAT}\n".encode())
         return
-    match = _FORMAT_LINE.fullmatch(file.read_bytes())
+    content = file.read_bytes()
+    match = _FORMAT_LINE.fullmatch(content)
     if match is None or int(match[1]) == 0:
-        raise StoreVersionError(f"{file} is not the format file of a data folder: check storage.path")
+        raise StoreVersionError(
+            f"{file} is not the format file of a data folder, but says {content[:100]!r}: check storage.path"
+        )
     if int(match[1]) > FORMAT:
         raise StoreVersionError(
             f"the data folder {path} has format {int(match[1])}, this version reads up to {FORMAT}: "

@@ -78,6 +78,7 @@ class VectorStore:
         limits: ShardLimits,
         results: Mapping[str, AdvancedCache],
         mmap_only: bool,
+        merging: bool,
         shared: SharedStore | None,
         lock: int,
     ) -> None:
@@ -89,7 +90,8 @@ class VectorStore:
         self._root = path / "collections"
         self._files = files
         self._lock_file = lock
-        self._environment = ShardEnvironment(memory, Maintenance(), files, path / "scratch", limits, shared)
+        maintenance = Maintenance(merging=merging)
+        self._environment = ShardEnvironment(memory, maintenance, files, path / "scratch", limits, shared)
         # Guards the two maps, by `collection_path`, and is held while a collection is made or deleted.
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
@@ -106,15 +108,18 @@ class VectorStore:
         limits: ShardLimits | None = None,
         results: Mapping[str, AdvancedCache] | None = None,
         mmap_only: bool = False,
+        merging: bool = True,
         object_store: ObjectStoreConfig | None = None,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
         A collection that is damaged beyond what its other segments can stand in for is set apart: see
-        `damaged`. With *results*, the answers of searches in a
-        tenant's collections are kept in the tenant's. With *mmap_only*, as in cluster mode,
-        collections in memory storage are refused: those that are to be made, and a folder that holds any.
-        With *object_store*, collections live there, and the folder holds copies, any of which may be missing.
+        `damaged`. With *results*, the answers of searches in a tenant's collections are kept in the tenant's.
+        With *mmap_only*, as in cluster mode, collections in memory storage are refused: those that are to be
+        made, and a folder that holds any. Without *merging*, segments are neither merged nor indexed: for those
+        who only look. With *object_store*, collections live there, and the folder holds copies, any of which may
+        be missing.
+
         Raises StoreLocked, StoreVersionError, StoreUnsuitable, ClusterConfigViolation, StorageFull, or
         StorageFailure where the folder or the object store cannot be used.
         """
@@ -136,6 +141,7 @@ class VectorStore:
                     limits=limits or ShardLimits(),
                     results=results or {},
                     mmap_only=mmap_only,
+                    merging=merging,
                     shared=shared,
                     lock=lock,
                 )
