@@ -44,7 +44,6 @@ from vectorizer_engine.collection.operations import (
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes, Schema
 from vectorizer_engine.collection.sealing import Sealing
 from vectorizer_engine.collection.selection import Selector
-from vectorizer_engine.collection.small_heads import SmallHeads
 from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
 from vectorizer_engine.collection.write_path import WritePath
@@ -130,15 +129,7 @@ class Shard:
         )
         self._sealing = Sealing(self._compaction, environment, is_running=self._is_running)
         self._path = WritePath(
-            self._current,
-            self._log,
-            self._sealing,
-            dimension=dimension,
-            environment=environment,
-            is_indexed=self._is_indexed,
-        )
-        self._small_heads = SmallHeads(
-            self._current, environment.maintenance, is_wanted=self._is_indexed, flush=self.flush
+            self._current, self._log, self._sealing, dimension=dimension, environment=environment
         )
         self._maintenance.register(self)
         try:
@@ -296,10 +287,6 @@ class Shard:
         self._path.close()
         self._current.publish(View())
         self._sealing.close()
-
-    def _is_indexed(self) -> bool:
-        """Whether payloads are."""
-        return bool(self._payload_indexes.schema)
 
     def _is_running(self) -> bool:
         return not (self._closed.is_set() or self._maintenance.stopping.is_set())
