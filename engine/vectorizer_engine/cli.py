@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import click
 import yaml
+from click.core import ParameterSource
 
 from vectorizer_engine import __version__, checked_config, logs
 from vectorizer_engine.checked_config import CheckedConfig
@@ -35,10 +36,73 @@ _config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    no_args_is_help=True,
+)
 @click.version_option(__version__, prog_name="vectorizer")
-def main() -> None:
+@click.option(
+    "--migrate-to-cluster",
+    is_flag=True,
+    help="Convert the configuration and data of a standalone engine, which is stopped, for cluster mode: see "
+    "docs/users/MIGRATION.md. The options below belong to it.",
+)
+@_config_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and what could stop it; change nothing.")
+@click.option("--no-backup", is_flag=True, help="Keep no backup; remove the one that an earlier run kept.")
+@click.option("--rollback", is_flag=True, help="Undo the migration: everything as it was, byte for byte.")
+@click.option("--discard-writes", is_flag=True, help="Roll back although something was written since.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_context
+def main(
+    context: click.Context,
+    migrate_to_cluster: bool,
+    path: Path | None,
+    dry_run: bool,
+    no_backup: bool,
+    rollback: bool,
+    discard_writes: bool,
+    output: str,
+) -> None:
     """The vector search engine of Vectorizer Operator."""
+    if not migrate_to_cluster:
+        given = [
+            parameter.opts[0]
+            for parameter in main.params
+            if parameter.name is not None
+            and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            raise click.UsageError(
+                f"{given[0]} belongs to --migrate-to-cluster, or behind the command's name"
+            )
+        return
+    if context.invoked_subcommand is not None:
+        raise click.UsageError(
+            f"--migrate-to-cluster goes without a command, found {context.invoked_subcommand}"
+        )
+    if path is None:
+        raise click.UsageError("--migrate-to-cluster needs --config FILE")
+    if rollback and (dry_run or no_backup):
+        raise click.UsageError("--rollback goes with neither --dry-run nor --no-backup")
+    if discard_writes and not rollback:
+        raise click.UsageError("--discard-writes belongs to --rollback")
+    from vectorizer_engine.migration.command import Options, run  # heavy: numpy, faiss
+
+    logs.set_up()
+    sys.exit(
+        run(
+            Options(
+                config=path,
+                dry_run=dry_run,
+                json_output=output == "json",
+                keep_backup=not no_backup,
+                rollback=rollback,
+                discard_writes=discard_writes,
+            )
+        )
+    )
 
 
 @main.command()

@@ -42,7 +42,9 @@ class HoldsHead(Protocol):
 class Maintenance:
     """Runs jobs in the order in which they come. A job must look at `stopping` now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, merging: bool = True) -> None:
+        """Without *merging*, heads are sealed, which writers wait for, and nothing is merged or indexed."""
+        self._merging = merging
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         self._holders: set[HoldsHead] = set()
@@ -80,14 +82,16 @@ class Maintenance:
         self._seal.submit(job, after=seconds)
 
     def merge(self, job: Job) -> None:
-        self._merge.submit(job)
+        if self._merging:
+            self._merge.submit(job)
 
     def open(self, job: Job) -> None:
         self._open.submit(job)
 
     def merge_later(self, seconds: float, job: Job) -> None:
         """`merge`, but not before *seconds* have passed."""
-        self._merge.submit(job, after=seconds)
+        if self._merging:
+            self._merge.submit(job, after=seconds)
 
     def close(self) -> None:
         """Return when nothing runs any more. What has not begun is dropped: recovery does it again."""

@@ -1,1 +1,1 @@
-"""From a standalone engine with memory storage to cluster mode: its configuration and its data folder, there and back."""
+"""From a standalone engine with memory storage to cluster mode: configuration and data, there and back."""
