@@ -178,7 +178,7 @@ def check_data(path: Path, output: str) -> None:
         _fail(f"error: {error}", UNREADABLE)
     if output == "json":
         report = {
-            "collections": [{"name": each.name, **asdict(each.params)} for each in collections],
+            "collections": [{"name": each.path, **asdict(each.params)} for each in collections],
             "problems": [problem._asdict() for problem in problems],
         }
         click.echo(json.dumps(report, indent=2))
@@ -186,7 +186,7 @@ def check_data(path: Path, output: str) -> None:
         for each in collections:
             params = each.params
             click.echo(
-                f"{each.name}: dimension {params.dimension}, {params.distance}, {params.storage} storage"
+                f"{each.path}: dimension {params.dimension}, {params.distance}, {params.storage} storage"
             )
         for problem in problems:
             click.echo(f"{problem.collection or path}: {problem.message}")

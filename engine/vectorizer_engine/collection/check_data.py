@@ -87,7 +87,7 @@ def described_collections(path: Path) -> list[Description]:
     for folder in collection_folders(path):
         with suppress(StoreCorrupt):  # `check_data` says it
             described.append(read_description(folder))
-    return sorted(described, key=lambda each: each.name)
+    return sorted(described, key=lambda each: each.path)
 
 
 def _check_collection(folder: Path) -> Iterator[Problem]:
@@ -98,7 +98,7 @@ def _check_collection(folder: Path) -> Iterator[Problem]:
         return
     for shard in sorted(folder.glob("shard-*")):
         for message in _check_shard(shard, description):
-            yield Problem(description.name, message)
+            yield Problem(description.path, message)
 
 
 def _check_shard(folder: Path, description: Description) -> Iterator[str]:
