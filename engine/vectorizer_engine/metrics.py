@@ -11,13 +11,24 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from vectorizer_engine.cluster.validator import RULES
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_GROUP_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+_VIOLATIONS = sorted({rule.error_type for rule in RULES})
+_WATCHER_FAILURES = (
+    "bad_file", "bad_row", "collection_missing", "incomplete", "storage", "unexpected", "unreadable",
+)  # fmt: skip
 
 
 class Metrics:
-    """The counters of one engine process, in a registry of their own."""
+    """The counters of one engine process, in a registry of their own.
+
+    Counters by reason are all there from the start: one that appeared with its first event would have no increase.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,6 +43,18 @@ class Metrics:
             "From a request's headers to its answer, by route pattern.",
             ("method", "route"),
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.append_seconds = Histogram(
+            "vectorizer_log_append_duration_seconds",
+            "From a group of writes to its durable place in the log.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.append_writes = Histogram(
+            "vectorizer_log_append_writes",
+            "Writes that shared one append to a log, and so one fsync.",
+            buckets=_GROUP_SIZES,
             registry=self.registry,
         )
         self.violations = Counter(
@@ -61,6 +84,15 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        for error_type in _VIOLATIONS:
+            self.violations.labels(error_type)
+        for reason in _WATCHER_FAILURES:
+            self.watcher_failures.labels(reason)
+
+    def observe_append(self, writes: int, seconds: float) -> None:
+        """Note an append to a log: how many writes shared it, and how long it took."""
+        self.append_writes.observe(writes)
+        self.append_seconds.observe(seconds)
 
 
 class ProcessMemory(NamedTuple):

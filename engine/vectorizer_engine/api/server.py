@@ -110,6 +110,7 @@ async def _serve(
             memory=memory,
             results=engine.results,
             mmap_only=config.cluster.enabled and skipped is None,
+            observe_append=engine.metrics.observe_append,
             object_store=config.storage.object_store,
         )
         if not await _recover(engine, opening):

@@ -50,6 +50,7 @@ from vectorizer_engine.errors import (
     StoreClosed,
     StoreCorrupt,
 )
+from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
@@ -80,6 +81,7 @@ class VectorStore:
         mmap_only: bool,
         merging: bool,
         shared: SharedStore | None,
+        observe_append: ObserveAppend | None,
         lock: int,
     ) -> None:
         """Use `open`."""
@@ -91,7 +93,9 @@ class VectorStore:
         self._files = files
         self._lock_file = lock
         maintenance = Maintenance(merging=merging)
-        self._environment = ShardEnvironment(memory, maintenance, files, path / "scratch", limits, shared)
+        self._environment = ShardEnvironment(
+            memory, maintenance, files, path / "scratch", limits, shared, observe_append
+        )
         # Guards the two maps, by `collection_path`, and is held while a collection is made or deleted.
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
@@ -110,6 +114,7 @@ class VectorStore:
         mmap_only: bool = False,
         merging: bool = True,
         object_store: ObjectStoreConfig | None = None,
+        observe_append: ObserveAppend | None = None,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
@@ -120,6 +125,7 @@ class VectorStore:
         who only look. With *object_store*, collections live there, and the folder holds copies, any of which may
         be missing.
 
+        *observe_append* is told of every append to a log.
         Raises StoreLocked, StoreVersionError, StoreUnsuitable, ClusterConfigViolation, StorageFull, or
         StorageFailure where the folder or the object store cannot be used.
         """
@@ -143,6 +149,7 @@ class VectorStore:
                     mmap_only=mmap_only,
                     merging=merging,
                     shared=shared,
+                    observe_append=observe_append,
                     lock=lock,
                 )
                 store._recover()

@@ -28,25 +28,9 @@ VIOLATIONS = {"ClusterConfigViolation", "FileWatcherNotAllowedInCluster"}
 VALUES = {
     "method": METHODS,
     "route": PATTERNS,
-    "status": set(
-        [
-            "200",
-            "400",
-            "401",
-            "403",
-            "404",
-            "405",
-            "408",
-            "409",
-            "413",
-            "415",
-            "422",
-            "429",
-            "500",
-            "503",
-            "507",
-        ]
-    ),
+    "status": {
+        str(code) for code in (200, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503, 507)
+    },
     "component": {"cache", "metadata", "mmap"},
     "reason": {
         *EvictionReason,
