@@ -44,6 +44,7 @@ from vectorizer_engine.collection.operations import (
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes, Schema
 from vectorizer_engine.collection.sealing import Sealing
 from vectorizer_engine.collection.selection import Selector
+from vectorizer_engine.collection.small_heads import SmallHeads
 from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
 from vectorizer_engine.collection.write_path import WritePath
@@ -129,7 +130,18 @@ class Shard:
         )
         self._sealing = Sealing(self._compaction, environment, is_running=self._is_running)
         self._path = WritePath(
-            self._current, self._log, self._sealing, dimension=dimension, environment=environment
+            self._current,
+            self._log,
+            self._sealing,
+            dimension=dimension,
+            environment=environment,
+            is_indexed=self._is_indexed,
+        )
+        self._small_heads = SmallHeads(
+            self._current,
+            environment.maintenance,
+            is_wanted=lambda: self._is_indexed() and self._is_running(),
+            flush=self.flush,
         )
         self._maintenance.register(self)
         try:
@@ -139,6 +151,7 @@ class Shard:
             self.close()
             raise
         self._compaction.schedule()
+        self._small_heads.watch()
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -161,12 +174,14 @@ class Shard:
 
     def _submit(self, operation: Upsert, *, wait: bool) -> int:
         try:
-            return self._commit.submit(operation, wait=wait)
+            number = self._commit.submit(operation, wait=wait)
         except WriteInDoubt:
             raise  # it may still be applied
         except BaseException:
             operation.charge.release()
             raise
+        self._small_heads.watch()
+        return number
 
     def flush(self) -> None:
         """Have the head sealed now, however small it is: what it holds on the heap is wanted elsewhere."""
@@ -243,6 +258,7 @@ class Shard:
             for segment, _ in self.view.segments():
                 self._payload_indexes.drop_stale(segment)
         self._compaction.schedule()
+        self._small_heads.watch()
 
     def build_payload_indexes(self) -> bool:
         """Build what is missing now, in this thread. False where there is no memory for it: later, then."""
@@ -287,6 +303,10 @@ class Shard:
         self._path.close()
         self._current.publish(View())
         self._sealing.close()
+
+    def _is_indexed(self) -> bool:
+        """Whether payloads are."""
+        return bool(self._payload_indexes.schema)
 
     def _is_running(self) -> bool:
         return not (self._closed.is_set() or self._maintenance.stopping.is_set())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -16,6 +17,8 @@ from tests.engine.collection import test_filters
 from tests.engine.collection.model import open_store, params, vectors_of
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter
 from vectorizer_engine.storage.payload_index import FieldType
+
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
 UUID = "1234abcd-1234-5678-1234-567812345678"
 SCALARS = test_filters.SCALARS | st.sampled_from(

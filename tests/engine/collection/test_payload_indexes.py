@@ -15,6 +15,7 @@ from tests.engine.collection.model import MiB, params, vectors_of
 from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.collection import small_heads
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
@@ -159,6 +160,27 @@ def test_the_schema_and_the_indexes_are_there_after_a_restart(tmp_path: Path) ->
     assert collection.payload_schema()["name"] == IndexedField(FieldType.TEXT, COUNT // 2)
     assert all(len(segment.fields) == 2 for segment in sealed(collection))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob(FILE)} == files
+    store.close()
+
+
+def test_a_head_is_sealed_when_writes_have_ceased_so_that_it_has_indexes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_heads, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(small_heads, "MOST_POINTS", 200)
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB))
+    plain = store.create_collection("plain", params())
+    indexed = store.create_collection("indexed", params())
+    indexed.create_payload_index("group", FieldType.INTEGER)
+    for collection in (plain, indexed):
+        fill(collection, 0, 500)
+    wait_until(lambda: sum(segment.count for segment in sealed(indexed)) == 500)
+    assert sealed(plain) == []
+    fill(indexed, 500, 250)
+    indexed.upsert([1], vectors_of([1]), [{"group": 3}])
+    wait_until(lambda: indexed.info().segments == len(sealed(indexed)) + 1 and settled(indexed))
+    assert indexed.count(group(3)) == 76
+    indexed.delete_payload_index("group")
     store.close()
 
 
