@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def live(
         f"--serviceaccount={NAMESPACE}:{READER}",
     )
     made.apply(cluster())
-    eventually(lambda: is_ready(made.get("vzc", NAME)), seconds=60, why=operator.log)
+    eventually(lambda: is_ready(made.get("vzc", NAME)), seconds=120, why=operator.log)
     yield made
     operator.stop()
     made.remove_cluster_wide()
@@ -194,7 +195,7 @@ def test_status_shows_memory_and_collections_of_an_engine_with_a_key(
 ) -> None:
     """The pod is ours to make: the cluster is stopped, so the operator looks at no pod of that name."""
     address, port = engine
-    live.kubectl("create", "secret", "generic", "key", "--from-literal=api-key=secret")
+    live.kubectl("create", "secret", "generic", "key", "--from-literal=misspelt=secret")
     stopped = {
         **cluster(replicas=0, auth={"apiKeySecretRef": {"name": "key"}}),
         "metadata": {"name": "keyed"},
@@ -235,11 +236,14 @@ def test_status_shows_memory_and_collections_of_an_engine_with_a_key(
     )  # no right to read it
     live.kubectl("create", "role", "keys", "--verb=get", "--resource=secrets", "--resource-name=key")
     live.kubectl("create", "rolebinding", "keys", "--role=keys", f"--serviceaccount={NAMESPACE}:{READER}")
+    eventually(lambda: "it has no key api-key" in shown()["trouble"], why=lambda: str(shown()))
+    live.kubectl("patch", "secret", "key", "-p", '{"stringData": {"api-key": "secret"}}')
     eventually(lambda: "memory" in shown(), why=lambda: str(shown()))
     seen = shown()
     assert seen["memory"]["ledger"]["limit_bytes"] > 0
     assert seen["collections"] == {"count": 0, "shown": {}}
-    client = QdrantClient(f"http://{address}:{port}", api_key="secret")
+    with warnings.catch_warnings(action="ignore"):  # that the key goes over plain HTTP, on this machine
+        client = QdrantClient(f"http://{address}:{port}", api_key="secret")
     for name in ("docs", "notes 1"):
         client.create_collection(name, models.VectorParams(size=4, distance=models.Distance.DOT))
     text = run("status", "keyed").output
