@@ -1,0 +1,46 @@
+"""SIGTERM while the background merges and indexes: the engine ends in time, and what was loaded is all there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from tests.engine.fixtures import EngineProcess
+from vectorizer_engine.collection.environment import ShardLimits
+
+COUNT = ShardLimits().head_points + 500
+DIMENSION = 48
+
+
+def info(http: httpx.Client) -> dict[str, object]:
+    result: dict[str, object] = http.get("/collections/docs").json()["result"]
+    return result
+
+
+def test_a_stop_while_segments_are_indexed_comes_in_time_and_loses_nothing(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox" / "docs"
+    inbox.mkdir(parents=True)
+    rows = np.random.default_rng(1).standard_normal((COUNT, DIMENSION)).astype(np.float16)
+    np.save(inbox / "rows.npy", rows)
+    engine = EngineProcess(tmp_path, {"file_watcher": {"enabled": True, "paths": [str(inbox.parent)]}})
+    try:
+        with engine.start().http() as http:
+            vectors = {"size": DIMENSION, "distance": "Dot"}
+            http.put("/collections/docs", json={"vectors": vectors}).raise_for_status()
+            engine.wait_until(lambda: info(http)["points_count"] == COUNT, "loaded")
+            # What was sealed while it was loaded is indexed once nothing more comes.
+            engine.wait_until(lambda: info(http)["status"] == "green", "sealed")
+            engine.wait_until(lambda: info(http)["status"] == "yellow", "indexing")
+        assert engine.stop() == 0
+
+        with engine.start().http() as http:
+            found = info(http)
+            assert found["points_count"] == COUNT
+            assert found["status"] in ("green", "yellow")
+            query = {"query": rows[-1].tolist(), "limit": 1, "params": {"exact": True}}
+            [best] = http.post("/collections/docs/points/query", json=query).json()["result"]["points"]
+            assert best["id"] == COUNT - 1
+    finally:
+        engine.close()
