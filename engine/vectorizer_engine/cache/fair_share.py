@@ -47,14 +47,12 @@ def victims(
         givers = [tenant for tenant, charge in offered.items() if charge is not None]
         if over_quota > 0 and not vital:
             givers = [tenant for tenant in givers if tenant == asking]
-        giver = max(givers, key=lambda tenant: holds[tenant], default=None)
+        giver = max(givers, key=lambda tenant: (holds[tenant], tenant == asking), default=None)
         if giver is None:
             return
-        if asking is not None and giver != asking and holds[giver] <= holds[asking]:
-            if offered.get(asking) is not None:
-                giver = asking
-            elif not vital:
-                return
+        holds_less = asking is not None and giver != asking and holds[giver] <= holds[asking]
+        if holds_less and not vital:
+            return
         charge = offered[giver]
         assert charge is not None
         yield charge
