@@ -22,7 +22,7 @@ from vectorizer_engine.api.call import Call, Engine, Plain
 from vectorizer_engine.api.errors import HttpError, answer_error
 from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Router, Where
-from vectorizer_engine.api.routes import ROUTES
+from vectorizer_engine.api.routes import ABSENT, ROUTES
 from vectorizer_engine.errors import (
     ClusterConfigViolation,
     CollectionNotFound,
@@ -57,7 +57,7 @@ class Application:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._router = Router(ROUTES)
+        self._router = Router(ROUTES, absent=ABSENT)
         self._authenticator = Authenticator(engine.config)
         server = engine.config.server
         self._largest = min(server.max_request_bytes, server.request_memory_bytes)

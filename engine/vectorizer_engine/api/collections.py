@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -10,16 +11,25 @@ from vectorizer_engine.api.call import Call
 from vectorizer_engine.api.decoding import decode
 from vectorizer_engine.api.errors import ValidationFailed
 from vectorizer_engine.api.payload_index import describe_payload_schema
-from vectorizer_engine.api.requests import CreateCollection, UpdateCollection, VectorParams, VectorParamsDiff
+from vectorizer_engine.api.requests import (
+    PLANNED,
+    CreateCollection,
+    UpdateCollection,
+    VectorParams,
+    VectorParamsDiff,
+)
 from vectorizer_engine.cluster.validator import MMAP_STORAGE, Violation
 from vectorizer_engine.collection.types import MAX_DIMENSION, CollectionParams, Distance, StorageType
 from vectorizer_engine.errors import ClusterConfigViolation, CollectionNotFound, InvalidRequest
 from vectorizer_engine.index.planner import WORTH_INDEXING
 from vectorizer_engine.index.quantized import EF_CONSTRUCTION, M
 
+logger = logging.getLogger(__name__)
+
 _create = msgspec.json.Decoder(CreateCollection)
 _update = msgspec.json.Decoder(UpdateCollection)
 _vector_params = msgspec.json.Decoder(VectorParams)
+_named = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, Any])
 
 _STORAGE_OF_MEMORY = {
@@ -49,13 +59,9 @@ def create_collection(call: Call) -> Any:
     body = decode(_create, call.body)
     if isinstance(body.vectors, msgspec.UnsetType):
         raise InvalidRequest('vectors is missing: send {"vectors": {"size": 384, "distance": "Cosine"}}')
-    named = decode(_object, body.vectors, where="vectors")
-    if "size" not in named and any(isinstance(value, dict) for value in named.values()):
-        raise InvalidRequest(
-            "vectors: named vectors are not supported: describe the one vector of each point, "
-            'as in {"vectors": {"size": 384, "distance": "Cosine"}}'
-        )
-    vectors = decode(_vector_params, body.vectors, where="vectors")
+    if body.sparse_vectors:
+        raise InvalidRequest("sparse_vectors: not supported: leave it out")
+    name, vectors = _one_vector(body.vectors)
     storage = _wanted_storage(call, vectors) or _default_storage(call)
     if body.on_disk_payload is False:
         raise InvalidRequest("on_disk_payload is false: payloads are always kept on disk: leave it out")
@@ -70,7 +76,8 @@ def create_collection(call: Call) -> Any:
         raise InvalidRequest(
             f"vectors.distance: {vectors.distance!r} is no distance: expected {', '.join(Distance)}"
         ) from None
-    params = CollectionParams(dimension=vectors.size, distance=distance, storage=storage)
+    params = CollectionParams(dimension=vectors.size, distance=distance, storage=storage, vector_name=name)
+    _tell_what_is_not_used(call, ("vectors.", vectors), ("", body))
     call.engine.store.create_collection(call.path["collection"], params, tenant=call.tenant)
     return True
 
@@ -78,9 +85,11 @@ def create_collection(call: Call) -> Any:
 def update_collection(call: Call) -> Any:
     """What it lets pass states how things are anyway, so nothing changes."""
     body = decode(_update, call.body)
+    if body.sparse_vectors:
+        raise InvalidRequest("sparse_vectors: not supported: leave it out")
     for name, vectors in (body.vectors or {}).items():
-        if name:
-            raise InvalidRequest(f"vectors: named vectors are not supported, found {name!r}")
+        if name != call.collection.params.vector_name:
+            raise InvalidRequest(f"vectors: collection '{call.collection.name}' has no vector {name!r}")
         wanted = _wanted_storage(call, vectors)
         if wanted not in (None, call.collection.params.storage):
             raise InvalidRequest(
@@ -89,6 +98,7 @@ def update_collection(call: Call) -> Any:
                 "or convert all of them with vectorizer --migrate-to-cluster"
             )
     call.collection  # noqa: B018
+    _tell_what_is_not_used(call, *(("vectors.", each) for each in (body.vectors or {}).values()), ("", body))
     return True
 
 
@@ -102,6 +112,11 @@ def describe_collection(call: Call) -> Any:
     `layouts` is this engine's own: how each sealed segment is searched, and why.
     """
     info = call.collection.info()
+    vectors = {
+        "size": info.params.dimension,
+        "distance": info.params.distance,
+        "on_disk": info.params.storage is StorageType.MMAP,
+    }
     return {
         "status": info.status,
         "optimizer_status": "ok",
@@ -111,11 +126,7 @@ def describe_collection(call: Call) -> Any:
         "segments_count": info.segments,
         "config": {
             "params": {
-                "vectors": {
-                    "size": info.params.dimension,
-                    "distance": info.params.distance,
-                    "on_disk": info.params.storage is StorageType.MMAP,
-                },
+                "vectors": {info.params.vector_name: vectors} if info.params.vector_name else vectors,
                 "shard_number": 1,
                 "replication_factor": 1,
                 "write_consistency_factor": 1,
@@ -134,6 +145,34 @@ def describe_collection(call: Call) -> Any:
         "payload_schema": describe_payload_schema(call.collection),
         "layouts": [layout._asdict() for layout in info.layouts],
     }
+
+
+def _one_vector(raw: msgspec.Raw) -> tuple[str, VectorParams]:
+    """The name and the parameters of the one vector of each point, which may be described with or without a name."""
+    described = decode(_object, raw, where="vectors")
+    name, where = "", "vectors"
+    if "size" not in described and any(isinstance(value, dict) for value in described.values()):
+        if len(described) > 1:
+            raise InvalidRequest(
+                f"vectors: found {len(described)} named vectors ({', '.join(map(repr, described))}): a collection has "
+                "one vector for each point: make a collection of each"
+            )
+        [(name, raw)] = decode(_named, raw, where="vectors").items()
+        where = f"vectors.{name}" if name else where
+    return name, decode(_vector_params, raw, where=where)
+
+
+def _tell_what_is_not_used(call: Call, *bodies: tuple[str, msgspec.Struct]) -> None:
+    """Settings for what this engine plans by itself are taken, as clients' scripts set them, and said to do nothing."""
+    unused = [where + name for where, body in bodies for name in PLANNED if getattr(body, name, None)]
+    if unused:
+        logger.warning(
+            "collection '%s': %s: taken, and not used: indexes, quantization and merging are planned from the cache "
+            "limit (GET /collections/%s shows how)",
+            call.path["collection"],
+            ", ".join(unused),
+            call.path["collection"],
+        )
 
 
 def _default_storage(call: Call) -> StorageType:

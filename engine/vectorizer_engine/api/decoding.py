@@ -23,6 +23,7 @@ _MESSAGE = re.compile(r"(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _UNSUPPORTED = re.compile(r"Expected `null`, got `(?!null)")
 
 _floats = msgspec.json.Decoder(list[float])
+_named = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes | bytearray | msgspec.Raw, *, where: str = "") -> T:
@@ -63,6 +64,28 @@ def _explain(message: str, where: str) -> str:
         return f"{path}: {problem.removeprefix('Invalid enum value ')} is not supported: leave it out"
     problem = problem.replace("Object contains unknown field", "not known or not supported: the field")
     return f"{path}: {problem}" if path else problem
+
+
+def unnamed(raw: msgspec.Raw, name: str, *, where: str) -> msgspec.Raw:
+    """What *raw* holds under the collection's vector *name*, or *raw* itself where it is a plain list and may be.
+
+    Raises InvalidRequest for other names, and for what can only be a sparse vector or a text to be embedded.
+    """
+    if first_byte(raw) != b"{":
+        if name:
+            raise InvalidRequest(f"{where}: the vectors of this collection are named: send {_example(name)}")
+        return raw
+    named = decode(_named, raw, where=where)
+    if named.keys() != {name}:
+        raise InvalidRequest(
+            f"{where}: found an object with {', '.join(map(repr, named)) or 'nothing'}: expected {_example(name)}; "
+            "more named vectors, sparse vectors and inference are not supported"
+        )
+    return named[name]
+
+
+def _example(name: str) -> str:
+    return f'{{"{name}": [0.1, …]}}' if name else "one list of numbers"
 
 
 def decode_vector(raw: msgspec.Raw, *, where: str, collection: str, dimension: int) -> Vectors:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from vectorizer_engine.api.answers import Fragments, Hold, encode, listed
 from vectorizer_engine.api.call import Call
-from vectorizer_engine.api.decoding import decode, decode_ids, decode_vectors, first_byte
+from vectorizer_engine.api.decoding import decode, decode_ids, decode_vectors, unnamed
 from vectorizer_engine.api.errors import ValidationFailed
 from vectorizer_engine.api.requests import (
     Batch,
@@ -20,9 +21,11 @@ from vectorizer_engine.api.requests import (
     ScrollPoints,
     SelectPoints,
     SetPayload,
+    UpdateBatch,
     UpsertPoints,
 )
 from vectorizer_engine.api.results import Selection
+from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter, parse_id
 from vectorizer_engine.collection.records import Record
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
@@ -36,6 +39,7 @@ _scroll = msgspec.json.Decoder(ScrollPoints)
 _count = msgspec.json.Decoder(CountPoints)
 _set_payload = msgspec.json.Decoder(SetPayload)
 _delete_payload = msgspec.json.Decoder(DeletePayload)
+_update_batch = msgspec.json.Decoder(UpdateBatch)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
 
 _SCROLL_LIMIT = 10
@@ -58,12 +62,11 @@ def upsert_points(call: Call) -> Any:
     body = decode(_upsert, call.body)
     if (body.points is None) == (body.batch is None):
         raise InvalidRequest("expected exactly one of points and batch")
-    dimension = collection.params.dimension
     if body.points is not None:
-        ids, vectors, payloads = _from_points(body.points, collection.name, dimension)
+        ids, vectors, payloads = _from_points(body.points, collection)
     else:
         assert body.batch is not None
-        ids, vectors, payloads = _from_batch(body.batch, collection.name, dimension)
+        ids, vectors, payloads = _from_batch(body.batch, collection)
     if not ids:
         raise InvalidRequest("there is no point in the request: send at least one")
     return _done(call, collection.upsert(ids, vectors, payloads, wait=call.wait))
@@ -72,23 +75,23 @@ def upsert_points(call: Call) -> Any:
 _Columns = tuple[list[PointId], Vectors, list[Payload | None]]
 
 
-def _from_points(points: list[Point], collection: str, dimension: int) -> _Columns:
+def _from_points(points: list[Point], collection: Collection) -> _Columns:
+    name = collection.params.vector_name
     return (
         decode_ids([point.id for point in points], where="points"),
         decode_vectors(
-            [point.vector for point in points],
+            [unnamed(point.vector, name, where=f"points[{i}].vector") for i, point in enumerate(points)],
             where=lambda i: f"points[{i}].vector",
-            collection=collection,
-            dimension=dimension,
+            collection=collection.name,
+            dimension=collection.params.dimension,
         ),
         [point.payload for point in points],
     )
 
 
-def _from_batch(batch: Batch, collection: str, dimension: int) -> _Columns:
-    if first_byte(batch.vectors) == b"{":
-        raise InvalidRequest("batch.vectors: named vectors are not supported: send one list of vectors")
-    rows = decode(_rows, batch.vectors, where="batch.vectors")
+def _from_batch(batch: Batch, collection: Collection) -> _Columns:
+    columns = unnamed(batch.vectors, collection.params.vector_name, where="batch.vectors")
+    rows = decode(_rows, columns, where="batch.vectors")
     payloads: list[Payload | None] = [None] * len(rows) if batch.payloads is None else [*batch.payloads]
     if not len(batch.ids) == len(rows) == len(payloads):
         raise InvalidRequest(
@@ -96,7 +99,10 @@ def _from_batch(batch: Batch, collection: str, dimension: int) -> _Columns:
             "expected as many of each"
         )
     vectors = decode_vectors(
-        rows, where=lambda i: f"batch.vectors[{i}]", collection=collection, dimension=dimension
+        rows,
+        where=lambda i: f"batch.vectors[{i}]",
+        collection=collection.name,
+        dimension=collection.params.dimension,
     )
     return decode_ids(batch.ids, where="batch.ids"), vectors, payloads
 
@@ -118,15 +124,41 @@ def overwrite_payload(call: Call) -> Any:
 
 def delete_payload(call: Call) -> Any:
     body = decode(_delete_payload, call.body)
-    for key in body.keys:
-        if not set('.[]"').isdisjoint(key):
-            raise InvalidRequest(f"keys: {key!r} is inside the payload: only top-level keys can be deleted")
     return _done(call, call.collection.delete_payload(body.keys, **_selected(body), wait=call.wait))
 
 
 def clear_payload(call: Call) -> Any:
     selected = _selected(decode(_select, call.body))
     return _done(call, call.collection.clear_payload(**selected, wait=call.wait))
+
+
+def update_batch(call: Call) -> Any:
+    """Operations one after another, as if each had come alone. Where one fails, those before it are done."""
+    call.collection  # noqa: B018 - so that its loss is noticed, and nothing is done where it does not exist
+    done = []
+    for number, operation in enumerate(decode(_update_batch, call.body).operations):
+        where = f"operations[{number}]"
+        if len(operation) != 1 or not operation.keys() <= _OPERATIONS.keys():
+            raise InvalidRequest(
+                f"{where}: expected an object with one of {', '.join(_OPERATIONS)}, found one with "
+                f"{', '.join(map(repr, operation)) or 'nothing'}; operations before it are done"
+            )
+        [(kind, body)] = operation.items()
+        try:
+            done.append(_OPERATIONS[kind](replace(call, body=bytes(body))))
+        except InvalidRequest as error:
+            raise type(error)(f"{where}.{kind}: {error}; operations before it are done") from None
+    return done
+
+
+_OPERATIONS: dict[str, Callable[[Call], Any]] = {
+    "upsert": upsert_points,
+    "delete": delete_points,
+    "set_payload": set_payload,
+    "overwrite_payload": overwrite_payload,
+    "delete_payload": delete_payload,
+    "clear_payload": clear_payload,
+}
 
 
 def _selected(body: SelectPoints) -> dict[str, Any]:
@@ -149,7 +181,7 @@ def get_point(call: Call) -> Any:
     text = call.path["id"]
     number = text.isascii() and text.isdigit() and len(text) <= _DIGITS
     point = parse_id(int(text) if number else text, where="the path's id")
-    selection = Selection(True, True)
+    selection = Selection(True, True, vector_name=call.collection.params.vector_name)
     found = call.collection.retrieve([point])
     if not found:
         raise PointNotFound(collection=call.collection.name, point=point)
@@ -159,9 +191,9 @@ def get_point(call: Call) -> Any:
 def retrieve_points(call: Call) -> Fragments:
     yield Hold(_DECODED_IDS * len(call.body), "ask for fewer ids at a time")
     body = decode(_retrieve, call.body)
-    selection = Selection(body.with_payload, _either(body.with_vector, body.with_vectors))
-    ids = decode_ids(body.ids, where="ids")
     collection = call.collection
+    selection = _selection(body, collection)
+    ids = decode_ids(body.ids, where="ids")
     yield from listed(
         selection.record(record)
         for start in range(0, len(ids), _POINTS_AT_ONCE)
@@ -171,11 +203,11 @@ def retrieve_points(call: Call) -> Fragments:
 
 def scroll_points(call: Call) -> Fragments:
     body = decode(_scroll, call.body)
-    selection = Selection(body.with_payload, _either(body.with_vector, body.with_vectors))
+    collection = call.collection
+    selection = _selection(body, collection)
     following = None if body.offset is None else parse_id(body.offset, where="offset")
     limit = at_least_one(body.limit, default=_SCROLL_LIMIT)
     predicate = compile_filter(body.filter)
-    collection = call.collection
 
     def found() -> Iterator[Record]:
         nonlocal following, limit
@@ -204,6 +236,9 @@ def at_least_one(limit: int | None, *, default: int) -> int:
     return default if limit is None else limit
 
 
-def _either(one: bool | list[str] | None, other: bool | list[str] | None) -> bool | list[str] | None:
-    """Qdrant takes both `with_vector` and `with_vectors`."""
-    return other if one is None else one
+def _selection(body: RetrievePoints | ScrollPoints, collection: Collection) -> Selection:
+    return Selection(
+        body.with_payload,
+        body.with_vectors if body.with_vector is None else body.with_vector,  # Qdrant takes both
+        vector_name=collection.params.vector_name,
+    )

@@ -25,14 +25,18 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 # --- collections ---------------------------------------------------------------------------------------
 
 
+PLANNED = ("hnsw_config", "optimizers_config", "wal_config", "quantization_config")
+"""What the engine decides by itself: these are taken and do nothing."""
+
+
 class VectorParams(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     size: int
     distance: str
     on_disk: bool | None = None
     memory: str | None = None
     datatype: Literal["float32"] | None = None
-    hnsw_config: None = None
-    quantization_config: None = None
+    hnsw_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
     multivector_config: None = None
 
 
@@ -43,11 +47,11 @@ class CreateCollection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     replication_factor: Literal[1] | None = None
     write_consistency_factor: Literal[1] | None = None
     sharding_method: Literal["auto"] | None = None
-    hnsw_config: None = None
-    optimizers_config: None = None
-    wal_config: None = None
-    quantization_config: None = None
-    sparse_vectors: None = None
+    hnsw_config: dict[str, Any] | None = None
+    optimizers_config: dict[str, Any] | None = None
+    wal_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    sparse_vectors: dict[str, Any] | None = None
     strict_mode_config: None = None
     metadata: None = None
     payload: None = None
@@ -58,17 +62,17 @@ class CreateCollection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
 class VectorParamsDiff(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     on_disk: bool | None = None
     memory: str | None = None
-    hnsw_config: None = None
-    quantization_config: None = None
+    hnsw_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
 
 
 class UpdateCollection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     vectors: dict[str, VectorParamsDiff] | None = None
     params: None = None
-    hnsw_config: None = None
-    optimizers_config: None = None
-    quantization_config: None = None
-    sparse_vectors: None = None
+    hnsw_config: dict[str, Any] | None = None
+    optimizers_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    sparse_vectors: dict[str, Any] | None = None
     strict_mode_config: None = None
     metadata: None = None
 
@@ -134,6 +138,12 @@ class SetPayload(SelectPoints, kw_only=True):
     key: None = None
 
 
+class UpdateBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """Each operation is an object with one key, its kind."""
+
+    operations: list[dict[str, Raw]]
+
+
 class DeletePayload(SelectPoints, kw_only=True):
     keys: list[str]
 
@@ -165,6 +175,11 @@ class SearchPoints(_Search, kw_only=True):
     limit: Whole
 
 
+class NamedVector(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    vector: Raw
+
+
 class SearchBatch(msgspec.Struct, forbid_unknown_fields=True):
     searches: list[SearchPoints]
 
@@ -172,8 +187,8 @@ class SearchBatch(msgspec.Struct, forbid_unknown_fields=True):
 class QueryPoints(_Search):
     query: Raw | UnsetType = UNSET
     limit: Whole | None = None
-    using: None = None
-    prefetch: None = None
+    using: str | None = None
+    prefetch: list[Any] | None = None
     lookup_from: None = None
 
 

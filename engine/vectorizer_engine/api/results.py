@@ -24,13 +24,19 @@ _DECODED = 16
 class Selection:
     """What of each point the client wants to see."""
 
-    __slots__ = ("_payload", "_project", "_vector")
+    __slots__ = ("_payload", "_project", "_vector", "_vector_parts")
 
-    def __init__(self, with_payload: WithPayload, with_vector: bool | list[str] | None) -> None:
-        """Raises InvalidRequest for named vectors and for what is no payload path."""
-        if isinstance(with_vector, list):
-            raise InvalidRequest("with_vector: named vectors are not supported: send true or false")
+    def __init__(
+        self, with_payload: WithPayload, with_vector: bool | list[str] | None, *, vector_name: str
+    ) -> None:
+        """*vector_name* is the collection's. Raises InvalidRequest for others and for what is no payload path."""
+        for name in with_vector if isinstance(with_vector, list) else ():
+            if name != vector_name:
+                raise InvalidRequest(
+                    f"with_vector: this collection has no vector {name!r}: send true or false"
+                )
         self._vector = bool(with_vector)
+        self._vector_parts = (b"{%b:" % encode(vector_name), b"}}") if vector_name else (b"", b"}")
         self._payload = with_payload is not None and with_payload is not False
         self._project = _projection(with_payload)
 
@@ -52,10 +58,13 @@ class Selection:
         if self._payload:
             yield b',"payload":'
             yield from _whole(point.place) if self._project is None else _part(point.place, self._project)
-        if self._vector:
-            yield b',"vector":'
-            yield encode(point.vector)
-        yield b"}"
+        if not self._vector:
+            yield b"}"
+            return
+        before, after = self._vector_parts
+        yield b',"vector":' + before
+        yield encode(point.vector)
+        yield after
 
 
 def _whole(place: Place) -> Fragments:

@@ -46,17 +46,23 @@ class _Node:
 
 
 class Router:
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], *, absent: Iterable[str] = ()) -> None:
+        """*absent* are patterns that lead nowhere, though a parameter would take them."""
         self._root = _Node()
+        for pattern in absent:
+            self._node(pattern)
         for route in routes:
-            node = self._root
-            for segment in route.pattern.split("/")[1:]:
-                if segment.startswith("{"):
-                    node.parameter = node.parameter or (segment[1:-1], _Node())
-                    node = node.parameter[1]
-                else:
-                    node = node.fixed.setdefault(segment, _Node())
-            node.routes[route.method] = route
+            self._node(route.pattern).routes[route.method] = route
+
+    def _node(self, pattern: str) -> _Node:
+        node = self._root
+        for segment in pattern.split("/")[1:]:
+            if segment.startswith("{"):
+                node.parameter = node.parameter or (segment[1:-1], _Node())
+                node = node.parameter[1]
+            else:
+                node = node.fixed.setdefault(segment, _Node())
+        return node
 
     def match(self, method: str, raw_path: bytes) -> tuple[Route, dict[str, str]]:
         """The route of a request and its path's parameters. Raises HttpError 400, 404 or 405."""

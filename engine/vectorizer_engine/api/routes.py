@@ -62,6 +62,12 @@ def _door(method: str, pattern: str, handler: _Handler) -> Route:
     return replace(_write(method, pattern, handler, _TIMEOUT), makes_collections=True)
 
 
+ABSENT = (
+    *(f"{_P}/{call}" for call in ("recommend", "discover", "vectors", "facet")),
+    f"{_P}/search/groups",
+)
+"""Calls of Qdrant that are not served, and whose last word would be taken for a point's id."""
+
 ROUTES: tuple[Route, ...] = (
     _open("GET", "/", service.version),
     _open("GET", "/healthz", service.healthz),
@@ -85,6 +91,7 @@ ROUTES: tuple[Route, ...] = (
     _write("PUT", f"{_P}/payload", points.overwrite_payload),
     _write("POST", f"{_P}/payload/delete", points.delete_payload),
     _write("POST", f"{_P}/payload/clear", points.clear_payload),
+    _write("POST", f"{_P}/batch", points.update_batch),
     _read("POST", f"{_P}/scroll", points.scroll_points),
     _read("POST", f"{_P}/count", points.count_points),
     _search("POST", f"{_P}/search", search.search_points),

@@ -11,9 +11,10 @@ import numpy as np
 
 from vectorizer_engine.api.answers import Fragments, Hold, listed
 from vectorizer_engine.api.call import Call
-from vectorizer_engine.api.decoding import decode, decode_vector, first_byte
+from vectorizer_engine.api.decoding import decode, decode_vector, first_byte, unnamed
 from vectorizer_engine.api.points import at_least_one
 from vectorizer_engine.api.requests import (
+    NamedVector,
     NearestQuery,
     QueryBatch,
     QueryPoints,
@@ -33,6 +34,7 @@ _search = msgspec.json.Decoder(SearchPoints)
 _search_batch = msgspec.json.Decoder(SearchBatch)
 _query = msgspec.json.Decoder(QueryPoints)
 _query_batch = msgspec.json.Decoder(QueryBatch)
+_named_vector = msgspec.json.Decoder(NamedVector)
 _nearest = msgspec.json.Decoder(NearestQuery)
 _id = msgspec.json.Decoder(int | str)
 
@@ -101,7 +103,7 @@ def _answers(
         together = max(1, _HITS_AT_ONCE // plan.most_hits)
         yield plan.holding_hits(together)
         for start in range(0, len(alike), together):
-            for hits in plan.run([each.target for each in alike[start : start + together]]):
+            for hits in plan.run(alike[start : start + together]):
                 yield separator
                 yield from listed(map(plan.selection.scored, hits))
                 yield after
@@ -120,10 +122,16 @@ class _Plan:
         self._params = _checked(body.params, where)
         self._predicate = compile_filter(body.filter, where=f"{where}filter")
         with_vector = body.with_vectors if body.with_vector is None else body.with_vector
-        self.selection = Selection(body.with_payload, with_vector)
+        self.target: _Target | None
+        name = collection.params.vector_name
+        self.selection = Selection(body.with_payload, with_vector, vector_name=name)
         if isinstance(body, SearchPoints):
-            self.target = _Target(self._vector(body.vector, f"{where}vector"))
+            self.target = _Target(self._vector(_unnamed(body.vector, name, where), f"{where}vector"))
         else:
+            if (body.using or "") != name:
+                raise InvalidRequest(f"{where}using: expected {name or None!r}, found {body.using!r}")
+            if body.prefetch:
+                raise InvalidRequest(f"{where}prefetch is not supported by this engine: leave it out")
             self.target = self._query_target(body, f"{where}query")
 
     @property
@@ -138,7 +146,7 @@ class _Plan:
     def answer(self) -> Fragments:
         """The hits of this search alone."""
         yield self.holding_hits(1)
-        [hits] = self.run([self.target])
+        [hits] = self.run([self])
         yield from listed(map(self.selection.scored, hits))
 
     def key(self) -> bytes:
@@ -146,6 +154,7 @@ class _Plan:
         body = self._body
         return msgspec.json.encode(
             (
+                self.target is None,
                 self._limit,
                 self._offset,
                 body.score_threshold,
@@ -157,8 +166,11 @@ class _Plan:
             )
         )
 
-    def run(self, targets: list[_Target]) -> list[list[Scored]]:
-        """For each target its hits, closest first."""
+    def run(self, plans: Sequence[_Plan]) -> list[list[Scored]]:
+        """For each of *plans*, which differ from this one in their target only, its hits, closest first."""
+        targets = [plan.target for plan in plans if plan.target is not None]
+        if len(targets) < len(plans):
+            return [self._first_points()] * len(plans)
         # A point that is its own nearest neighbour is no answer, so one more is looked for.
         spare = any(target.point is not None for target in targets)
         found = self._collection.search(
@@ -177,14 +189,21 @@ class _Plan:
             for target, hits in zip(targets, found, strict=True)
         ]
 
+    def _first_points(self) -> list[Scored]:
+        """The answer where nothing is asked for: points in the order of their ids, each with score 1, as in Qdrant."""
+        if self._body.score_threshold is not None:
+            raise InvalidRequest("score_threshold: without a query there are no scores: leave it out")
+        found, _ = self._collection.scroll(limit=self._offset + self._limit, predicate=self._predicate)
+        return [Scored(record.place, record.stamp, 1.0) for record in found[self._offset :]]
+
     def _vector(self, raw: msgspec.Raw, where: str) -> Vectors:
         return decode_vector(
             raw, where=where, collection=self._collection.name, dimension=self._collection.params.dimension
         )
 
-    def _query_target(self, body: QueryPoints, where: str) -> _Target:
-        if isinstance(body.query, msgspec.UnsetType):
-            raise InvalidRequest(f"{where} is missing: {_KINDS_OF_QUERY}")
+    def _query_target(self, body: QueryPoints, where: str) -> _Target | None:
+        if isinstance(body.query, msgspec.UnsetType) or first_byte(body.query) == b"n":
+            return None
         return self._target_of(body.query, where)
 
     def _target_of(self, raw: msgspec.Raw, where: str) -> _Target:
@@ -205,6 +224,16 @@ class _Plan:
         if not found:
             raise PointNotFound(collection=self._collection.name, point=point)
         return _Target(np.ascontiguousarray(found[0].vector.reshape(1, -1)), point)
+
+
+def _unnamed(raw: msgspec.Raw, name: str, where: str) -> msgspec.Raw:
+    """The vector of the older form of search, where a name comes beside it."""
+    if first_byte(raw) != b"{":
+        return unnamed(raw, name, where=f"{where}vector")
+    named = decode(_named_vector, raw, where=f"{where}vector")
+    if named.name != name:
+        raise InvalidRequest(f"{where}vector.name: this collection has no vector {named.name!r}")
+    return named.vector
 
 
 _NO_PARAMS = SearchParams()

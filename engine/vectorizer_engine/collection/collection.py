@@ -16,7 +16,7 @@ import numpy as np
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.collection.cached_search import search_with_cache
 from vectorizer_engine.collection.payload_indexes import with_field, without_field
-from vectorizer_engine.collection.payload_path import parse_path
+from vectorizer_engine.collection.payload_path import excluding, parse_path
 from vectorizer_engine.collection.records import Record, Scored, decode_payload, records, scored
 from vectorizer_engine.collection.selection import Selector, indexed_points
 from vectorizer_engine.collection.shard import Shard
@@ -161,13 +161,11 @@ class Collection:
         predicate: Predicate | None = None,
         wait: bool = True,
     ) -> int:
-        """Remove these top-level keys. Raises PointNotFound for an unknown id."""
-        gone = set(keys)
+        """Remove what these paths select, such as a, a.b or list[].c.
 
-        def change(old: Payload) -> Payload:
-            return {key: value for key, value in old.items() if key not in gone}
-
-        return self._change_payload(change, ids, predicate, wait)
+        Raises InvalidRequest for what is no path, and PointNotFound for an unknown id.
+        """
+        return self._change_payload(excluding(keys), ids, predicate, wait)
 
     def clear_payload(
         self, *, ids: Iterable[PointId] | None = None, predicate: Predicate | None = None, wait: bool = True

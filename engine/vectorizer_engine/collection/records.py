@@ -20,15 +20,19 @@ from vectorizer_engine.storage.segment import Stamp
 class Record:
     """A point. `version` is the operation that last changed it."""
 
-    __slots__ = ("_key", "place", "version")
+    __slots__ = ("place", "stamp")
 
     def __init__(self, place: Place, stamp: Stamp) -> None:
         self.place = place
-        self._key, self.version = stamp
+        self.stamp = stamp
 
     @property
     def id(self) -> PointId:
-        return decode_id(self._key)
+        return decode_id(self.stamp.key)
+
+    @property
+    def version(self) -> int:
+        return self.stamp.version
 
     @property
     def payload(self) -> Payload:
@@ -46,9 +50,9 @@ class Scored(Record):
 
     __slots__ = ("score",)
 
-    def __init__(self, found: Found, stamp: Stamp) -> None:
-        super().__init__(found.place, stamp)
-        self.score = found.score
+    def __init__(self, place: Place, stamp: Stamp, score: float) -> None:
+        super().__init__(place, stamp)
+        self.score = score
 
 
 def records(places: Sequence[Place]) -> list[Record]:
@@ -59,7 +63,7 @@ def records(places: Sequence[Place]) -> list[Record]:
 def scored(found: Sequence[Found]) -> list[Scored]:
     """The points that were found, in their order."""
     stamps = _stamps([each.place for each in found])
-    return [Scored(each, stamp) for each, stamp in zip(found, stamps, strict=True)]
+    return [Scored(place, stamp, score) for (place, score), stamp in zip(found, stamps, strict=True)]
 
 
 def decode_payload(text: bytes) -> Payload:

@@ -42,6 +42,8 @@ class CollectionParams:
     dimension: int
     distance: Distance
     storage: StorageType = StorageType.MMAP
+    vector_name: str = ""
+    """By which clients name the one vector of each point. Empty: by none."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.dimension <= MAX_DIMENSION:

@@ -56,16 +56,16 @@ def test_an_existing_collection_is_not_created_again(client: QdrantClient) -> No
         ({"vectors": {"size": 0, "distance": "Cosine"}}, 422, "vectors.size: value 0 invalid"),
         ({"vectors": {"size": 65_537, "distance": "Cosine"}}, 422, "must be from 1 to 65536"),
         ({"vectors": {"size": 4, "distance": "Hamming"}}, 400, "expected Cosine, Dot, Euclid, Manhattan"),
-        ({"vectors": {"a": VECTORS}}, 400, "named vectors are not supported"),
-        ({"vectors": VECTORS, "sparse_vectors": {"s": {}}}, 400, "sparse_vectors is not supported"),
-        ({"vectors": VECTORS, "quantization_config": {"scalar": {}}}, 400, "quantization_config is not"),
+        ({"vectors": {"a": VECTORS, "b": VECTORS}}, 400, "found 2 named vectors ('a', 'b')"),
+        ({"vectors": {"a": {"size": 4}}}, 400, "vectors.a: Object missing required field `distance`"),
+        ({"vectors": VECTORS, "sparse_vectors": {"s": {}}}, 400, "sparse_vectors: not supported"),
         ({"vectors": VECTORS | {"multivector_config": {}}}, 400, "vectors.multivector_config is not"),
         ({"vectors": VECTORS | {"datatype": "uint8"}}, 400, "vectors.datatype: 'uint8' is not supported"),
         ({"vectors": VECTORS | {"memory": "hot"}}, 400, "vectors.memory: 'hot' is not known"),
         ({"vectors": VECTORS | {"colour": 1}}, 400, "not known or not supported: the field `colour`"),
         ({"vectors": VECTORS, "shard_number": 2}, 400, "shard_number: 2 is not supported"),
         ({"vectors": VECTORS, "on_disk_payload": False}, 400, "payloads are always kept on disk"),
-        ({"vectors": VECTORS, "hnsw_config": {"m": 16}}, 400, "hnsw_config is not supported"),
+        ({"vectors": VECTORS, "strict_mode_config": {}}, 400, "strict_mode_config is not supported"),
         ({"vectors": VECTORS | {"on_disk": True, "memory": "pinned"}}, 400, "contradict each other"),
     ],
 )
@@ -88,9 +88,10 @@ def test_a_name_that_cannot_be_a_collections_is_refused(http: httpx.Client, name
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"vectors": {"a": {}}}, "named vectors are not supported"),
+        ({"vectors": {"a": {}}}, "has no vector 'a'"),
+        ({"sparse_vectors": {"a": {}}}, "sparse_vectors: not supported"),
         ({"vectors": {"": {"on_disk": False}}}, "in mmap storage, which an update cannot change"),
-        ({"optimizers_config": {"indexing_threshold": 1}}, "optimizers_config is not supported"),
+        ({"strict_mode_config": {"enabled": True}}, "strict_mode_config is not supported"),
     ],
 )
 def test_an_update_that_would_do_nothing_is_refused(

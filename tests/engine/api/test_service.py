@@ -44,6 +44,7 @@ CALLS: list[tuple[str, str, Any]] = [
     ("PUT", "/collections/{collection}/points/payload", {"payload": {"a": 1}, "points": [1]}),
     ("POST", "/collections/{collection}/points/payload/delete", {"keys": ["a"], "points": [1]}),
     ("POST", "/collections/{collection}/points/payload/clear", {"points": [1]}),
+    ("POST", "/collections/{collection}/points/batch", {"operations": [{"upsert": POINTS}]}),
     ("POST", "/collections/{collection}/points/scroll", {}),
     ("POST", "/collections/{collection}/points/count", {}),
     ("POST", "/collections/{collection}/points/search", SEARCH),
