@@ -24,7 +24,7 @@ from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
 from vectorizer_engine.index import quantized
 from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.index.base import Distance
-from vectorizer_engine.index.planner import LayoutPlan, SegmentLayout, plan_layout
+from vectorizer_engine.index.planner import WORTH_INDEXING, LayoutPlan, SegmentLayout, plan_layout
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.segment import Segment
 
@@ -76,12 +76,16 @@ class SegmentIndexes:
         )
 
     def largest_segment(self, dimension: int) -> int | None:
-        """The most points of which an HNSW index can be built under the limit. None: any number."""
+        """The most points of which an HNSW index can be built under the limit.
+
+        None: any number, because none can be built that would be worth it.
+        """
         if not quantized.supports(self._distance):
             return None
         sample = 100_000
         bytes_a_point = quantized.build_bytes(sample, dimension, threads=self._threads) / sample
-        return int(self._memory.limit * 0.75 / bytes_a_point)
+        largest = int(self._memory.limit * 0.75 / bytes_a_point)
+        return largest if largest >= WORTH_INDEXING else None
 
     def wants(self, segment: Segment) -> bool:
         """Whether *segment* has no index and should."""

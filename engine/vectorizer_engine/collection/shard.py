@@ -24,6 +24,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ from vectorizer_engine.collection.operations import (
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes, Schema
 from vectorizer_engine.collection.sealing import Sealing
 from vectorizer_engine.collection.selection import Selector
-from vectorizer_engine.collection.small_heads import SmallHeads
+from vectorizer_engine.collection.small_heads import MOST_POINTS, SmallHeads
 from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
 from vectorizer_engine.collection.write_path import WritePath
@@ -135,7 +136,7 @@ class Shard:
             self._sealing,
             dimension=dimension,
             environment=environment,
-            is_indexed=self._is_indexed,
+            head_points=partial(self._head_points, dimension, environment.limits.head_points),
         )
         self._small_heads = SmallHeads(
             self._current,
@@ -303,6 +304,13 @@ class Shard:
         self._path.close()
         self._current.publish(View())
         self._sealing.close()
+
+    def _head_points(self, dimension: int, most: int) -> int:
+        """How many points a head may take: fewer than *most* where what it becomes could have no index otherwise."""
+        if self._is_indexed():
+            most = min(most, MOST_POINTS)
+        largest = self._indexes.largest_segment(dimension)
+        return most if largest is None else min(most, largest)
 
     def _is_indexed(self) -> bool:
         """Whether payloads are."""

@@ -15,7 +15,6 @@ from vectorizer_engine.cache.memory_manager import CacheType, Charge
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.operations import Upsert
 from vectorizer_engine.collection.sealing import Sealing
-from vectorizer_engine.collection.small_heads import MOST_POINTS
 from vectorizer_engine.collection.view import CurrentView, Part, Place, Source, View
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import disk_errors
@@ -35,15 +34,15 @@ class WritePath:
         *,
         dimension: int,
         environment: ShardEnvironment,
-        is_indexed: Callable[[], bool],
+        head_points: Callable[[], int],
     ) -> None:
-        """*is_indexed* says whether payloads are indexed, which a head's are not."""
+        """*head_points* says how many points a new head may take."""
         self._current = current
         self._log = log
         self._sealing = sealing
         self._dimension = dimension
         self._environment = environment
-        self._is_indexed = is_indexed
+        self._head_points = head_points
         self._head: Head | None = None
         # Where rows are staged: the head, or the one that will take its place when they are applied.
         self._staging: Head | None = None
@@ -65,8 +64,7 @@ class WritePath:
         with disk_errors("write to the scratch file"):
             head = self._staging
             if head is None or not head.fits(len(vectors)) or head.payload_bytes > limits.head_bytes:
-                most = min(limits.head_points, MOST_POINTS) if self._is_indexed() else limits.head_points
-                capacity = min(most, max(1, limits.head_bytes // (4 * self._dimension)))
+                capacity = min(self._head_points(), max(1, limits.head_bytes // (4 * self._dimension)))
                 self._staging = head = Head(
                     self._environment.scratch,
                     dimension=self._dimension,

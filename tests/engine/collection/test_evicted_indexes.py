@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -366,3 +370,74 @@ def test_sixteen_threads_are_served_under_a_limit_far_too_small(tmp_path: Path) 
     wait_until(lambda: all(indexed(each) for each in collections[2:] if recall(each)))
     store.close()
     assert memory.snapshot().used == 0
+
+
+def test_heads_give_way_and_stay_small_so_that_what_becomes_of_them_is_indexed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under this limit an index of 4,500 vectors can be built, but not beside a head of 2,000 points."""
+    monkeypatch.setattr("vectorizer_engine.collection.compaction._SHORT_OF_MEMORY_SECONDS", 0.1)
+    memory = CacheMemoryManager(1_750_000)
+    store = VectorStore.open(tmp_path, memory=memory)
+    collection = store.create_collection("c", params(128))
+    rows = clustered(6500, 128)
+    for start in range(0, 6500, 500):
+        collection.upsert(list(range(start, start + 500)), rows[start : start + 500], [None] * 500)
+    wait_until(lambda: collection.info().indexed_vectors == 4500, 60)
+    assert sorted(layout.points for layout in collection.info().layouts) == [2000, 4500]
+    assert memory.snapshot().peak <= memory.limit
+    found, true = (collection.search(rows[:1], limit=10, exact=exact)[0] for exact in (False, True))
+    assert len({hit.id for hit in found} & {hit.id for hit in true}) >= 9
+    store.close()
+
+
+EVICT = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from vectorizer_engine.cache.heap import return_large_blocks_at_once
+from vectorizer_engine.cache.keeper import CacheKeeper
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection.segment_index import SegmentIndex
+from vectorizer_engine.index.backends import BACKENDS
+from vectorizer_engine.index.base import Distance
+from vectorizer_engine.index.planner import LayoutPlan, SegmentLayout
+from vectorizer_engine.metrics import process_memory
+from vectorizer_engine.storage.files import Files
+
+return_large_blocks_at_once()
+path, plan = Path(sys.argv[1]), LayoutPlan(SegmentLayout.HNSW_SQ8, "")
+vectors = np.random.default_rng(0).standard_normal((10_000, 4), np.float32)
+BACKENDS[plan.layout].build(path, vectors, Distance.DOT, threads=2, files=Files())
+memory = CacheMemoryManager(32 * 2**20)
+indexes = [
+    SegmentIndex(path, plan, vectors, Distance.DOT, memory=memory, threads=1, ask=lambda _: None)
+    for _ in range(50)
+]
+indexes[0].open()
+memory.evict_down_to(0)
+idle = process_memory().anonymous
+for index in indexes:
+    index.open()
+    index.search(vectors[:1], 10, mask=None, ef=None)
+full, charged = process_memory().anonymous, memory.snapshot().used
+memory.evict_down_to(0)
+CacheKeeper(memory).look()
+print(json.dumps({"charged": charged, "taken": full - idle, "still": process_memory().anonymous - idle}))
+"""
+
+
+def test_the_memory_of_evicted_indexes_goes_back_to_the_operating_system(tmp_path: Path) -> None:
+    """Anonymous resident memory of a process that opens fifty indexes, in bytes."""
+    uncovered = {name: setting for name, setting in os.environ.items() if not name.startswith("COV")}
+    done = subprocess.run(
+        [sys.executable, "-c", EVICT, str(tmp_path / "index")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=uncovered,  # what coverage keeps of the child would be measured too
+    )
+    measured = json.loads(done.stdout)
+    assert 0.5 * measured["charged"] <= measured["taken"] <= measured["charged"], measured
+    assert measured["still"] <= 0.05 * measured["charged"], measured
