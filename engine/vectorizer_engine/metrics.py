@@ -18,6 +18,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _GROUP_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
+WRITE_FAILURES = (500, 507)
+"""Status codes of writes that failed for a reason that is not the client's: the disk, its space, or a bug."""
+
 _VIOLATIONS = sorted({rule.error_type for rule in RULES})
 _WATCHER_FAILURES = (
     "bad_file", "bad_row", "collection_missing", "incomplete", "storage", "unexpected", "unreadable",
@@ -57,6 +60,12 @@ class Metrics:
             buckets=_GROUP_SIZES,
             registry=self.registry,
         )
+        self.write_failures = Counter(
+            "vectorizer_write_failures",
+            "Writes that failed for a reason that is not the client's, by status code; 507: the disk is full.",
+            ("status",),
+            registry=self.registry,
+        )
         self.violations = Counter(
             "vectorizer_cluster_config_violations",
             "Cluster rules that a start or a request would have broken, by error type.",
@@ -84,6 +93,8 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        for status in WRITE_FAILURES:
+            self.write_failures.labels(status)
         for error_type in _VIOLATIONS:
             self.violations.labels(error_type)
         for reason in _WATCHER_FAILURES:

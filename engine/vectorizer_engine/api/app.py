@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from vectorizer_engine.api.answers import STREAM_BYTES, Outgoing, encode
-from vectorizer_engine.api.auth import Authenticator, presented_key
+from vectorizer_engine.api.auth import Access, Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
 from vectorizer_engine.api.call import Call, Engine, Plain
 from vectorizer_engine.api.errors import HttpError, answer_error
@@ -30,6 +30,7 @@ from vectorizer_engine.errors import (
     StorageFailure,
     StoreClosed,
 )
+from vectorizer_engine.metrics import WRITE_FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -234,6 +235,8 @@ class Application:
         metrics = self._engine.metrics
         metrics.requests.labels(method, pattern, status).inc()
         metrics.request_seconds.labels(method, pattern).observe(seconds)
+        if route is not None and route.access is Access.WRITE and status in WRITE_FAILURES:
+            metrics.write_failures.labels(status).inc()
 
 
 def _query(raw: bytes, route: Route) -> dict[str, str]:

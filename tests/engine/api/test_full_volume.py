@@ -104,6 +104,7 @@ def test_a_full_volume_refuses_writes_and_no_reads_until_space_is_freed(
         while (answer := upsert(http, written)).is_success:
             written += BATCH
         assert answer.status_code == 507
+        assert 'vectorizer_write_failures_total{status="507"} 1.0' in http.get("/metrics").text
         assert "the disk is full" in answer.json()["status"]["error"]
         assert written >= HEAD_POINTS
         engine.wait_until(lambda: "cannot seal a segment" in engine.log, "sealing")
