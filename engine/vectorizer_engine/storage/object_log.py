@@ -335,8 +335,6 @@ class ObjectLog:
 
     def _first_needed(self, applied: int) -> int:
         """The first frame that holds a record above *applied*, or the next frame."""
-        if not self._firsts:
-            return self._next_frame
         if self._next_record <= applied + 1:
             return self._next_frame
         # Of frames without records, which begin where the next one does, the last is found.

@@ -6,6 +6,7 @@ The same contract as a log of files is in test_log_contract.py.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -17,9 +18,9 @@ from tests.engine.stores import Fault, FaultyStore, MemoryStore
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.storage.garbage import Garbage
 from vectorizer_engine.storage.log import InDoubt
-from vectorizer_engine.storage.object_frame import Kind, decode_checkpoint, decode_frame
+from vectorizer_engine.storage.object_frame import Kind, decode_checkpoint, decode_frame, encode_frame
 from vectorizer_engine.storage.object_log import ObjectLog
-from vectorizer_engine.storage.object_store import ObjectStore
+from vectorizer_engine.storage.object_store import ObjectStore, Refused
 
 PREFIX = "collections/c/shard-0"
 
@@ -216,8 +217,6 @@ def test_a_checkpoint_in_doubt_is_settled_by_the_next_write() -> None:
 
 
 def test_a_store_that_refuses_takes_nothing_and_is_not_asked_again() -> None:
-    from vectorizer_engine.storage.object_store import Refused
-
     class Full(MemoryStore):
         full = False
 
@@ -308,6 +307,68 @@ def test_a_log_that_vanishes_while_it_is_replayed_names_the_frame_or_the_new_own
     del store.objects[name_of(3)]
     with pytest.raises(Fenced):
         contents(log)
+
+
+def test_making_a_log_survives_a_lost_answer() -> None:
+    store = FaultyStore(MemoryStore())
+    store.faults.append(Fault.LOST_ANSWER)
+    ObjectLog.create(store, PREFIX)
+    assert opened(store).next_number == 1
+
+
+def test_a_refusal_after_an_attempt_without_an_answer_leaves_the_write_in_doubt() -> None:
+    class LosesAnswersThenRefuses(FaultyStore):
+        attempts = -1
+
+        def create(self, name: str, data: bytes) -> None:
+            if self.attempts >= 0:
+                self.attempts += 1
+            if self.attempts > 1:
+                raise Refused("the key was withdrawn")
+            super().create(name, data)
+            if self.attempts == 1:
+                raise OSError("connection reset")
+
+    store = LosesAnswersThenRefuses(made())
+    log = opened(store, patience=5.0)
+    store.attempts = 0
+    with pytest.raises(InDoubt, match="the key was withdrawn") as doubt:
+        log.append([b"a"])
+    store.attempts = -1
+    assert doubt.value.settle() is True
+
+
+def test_a_claimant_whose_end_is_forgotten_before_it_is_read_begins_again() -> None:
+    store, clock = made(), Clock()
+    owner = opened(store, garbage=(garbage := Garbage(store, clock=clock)))
+    contents(owner)
+    owner.append([b"a"])
+
+    class Slow(FaultyStore):
+        first = True
+
+        def read(self, name: str) -> bytes:
+            if self.first:
+                self.first = False
+                owner.write_checkpoint(b"state", applied=1)
+                clock.now += 10_000
+                garbage.sweep()
+            return super().read(name)
+
+    late = opened(Slow(store), patience=5.0)
+    assert late.checkpoint.state == b"state"
+    assert contents(late) == []
+
+
+def test_a_gap_between_records_is_refused() -> None:
+    store = made()
+    log = opened(store)
+    log.append([b"a"])
+    log.append([b"b"])
+    frame = decode_frame(store.objects[name_of(3)], name="", number=3)
+    store.objects[name_of(3)] = encode_frame(replace(frame, count=2))
+    with pytest.raises(StoreCorrupt, match="goes on with record 2, expected 3"):
+        contents(opened(store))
 
 
 class Writer:
