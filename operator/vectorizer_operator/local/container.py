@@ -76,14 +76,16 @@ class ContainerProcess:
         log: Path,
         grace_seconds: float,
         backoff_seconds: float,
+        restarts: Callable[[int], bool],
         on_change: Callable[[], None],
     ) -> None:
-        """Raises PodError for a probe that cannot be asked."""
+        """`restarts` says whether to run again after an exit code. Raises PodError for a probe that cannot be asked."""
         self.state = ContainerState(name=spec["name"])
         self._launch = prepared
         self._log = log
         self._grace_seconds = grace_seconds
         self._backoff_seconds = backoff_seconds
+        self._restarts = restarts
         self._on_change = on_change
         self._stopping = asyncio.Event()
         self._process: Process | None = None
@@ -100,12 +102,12 @@ class ContainerProcess:
         )
 
     async def run(self) -> None:
-        """Run the container, again and again, until it is told to stop."""
+        """Run the container, again and again, until it is told to stop or has done what it was for."""
         crashes = 0
         while True:
             began = time.monotonic()
             await self._run_once()
-            if self._stopping.is_set():
+            if self._stopping.is_set() or not self._restarts(self.state.exit_code or 0):
                 return
             if time.monotonic() - began > 60 * self._backoff_seconds:
                 crashes = 0

@@ -10,13 +10,13 @@
     await pod.wait(lambda state: state.ready)
     await pod.stop()
 
-A container that ends is started again, at once the first time and then after a back-off that doubles; one whose
-startup or liveness probe fails too often is stopped first. Readiness follows its probe. Each container is a
-process group; the group is killed when its first process ends, and that process when the thread that called
-`start` ends (on Linux), so nothing is left running.
+A container that ends is started again if its pod's restart policy says so, at once the first time and then after
+a back-off that doubles; one whose startup or liveness probe fails too often is stopped first. Readiness follows
+its probe. Each container is a process group; the group is killed when its first process ends, and that process
+when the thread that called `start` ends (on Linux), so nothing is left running.
 
 It knows no Kubernetes API: whoever calls it hands in the pod, its inputs and its address, and hears of changes by
-`on_change`. Init containers, lifecycle hooks and other restart policies than Always are refused, not ignored.
+`on_change`. Init containers and lifecycle hooks are refused, not ignored.
 How a container becomes a command is `launch.py`'s subject, how it is kept running `container.py`'s.
 """
 
@@ -34,6 +34,13 @@ from vectorizer_operator.local.launch import Inputs, PodError, launch
 __all__ = ["BACKOFF_SECONDS", "ContainerState", "Inputs", "PodError", "PodProcess", "PodState", "free_port"]
 
 Phase = Literal["Pending", "Running", "Succeeded", "Failed"]
+
+_RESTARTS: Mapping[str, Callable[[int], bool]] = {
+    "Always": lambda _: True,
+    "OnFailure": lambda exit_code: exit_code != 0,
+    "Never": lambda _: False,
+}
+"""Whether a container is started again after it ended with an exit code, by the pod's restart policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +123,8 @@ class PodProcess:
         spec = self.pod["spec"]
         if spec.get("initContainers"):
             raise PodError(f"pod {self.name}: initContainers cannot be run as local processes; remove them")
-        if (policy := spec.get("restartPolicy", "Always")) != "Always":
-            raise PodError(f"pod {self.name}: restartPolicy is {policy!r}; a local pod is restarted Always")
+        if (policy := _policy(spec)) not in _RESTARTS:
+            raise PodError(f"pod {self.name}: restartPolicy is {policy!r}; expected {', '.join(_RESTARTS)}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._containers = [self._prepare(container) for container in spec["containers"]]
         self._tasks = [asyncio.create_task(container.run()) for container in self._containers]
@@ -164,6 +171,7 @@ class PodProcess:
             log=self.log(spec["name"]),
             grace_seconds=self.pod["spec"].get("terminationGracePeriodSeconds", 30),
             backoff_seconds=self._backoff_seconds,
+            restarts=_RESTARTS[_policy(self.pod["spec"])],
             on_change=self._changed,
         )
 
@@ -174,6 +182,10 @@ class PodProcess:
                 future.set_result(state)
         if self._on_change:
             self._on_change(self)
+
+
+def _policy(spec: Mapping[str, Any]) -> str:
+    return str(spec.get("restartPolicy", "Always"))
 
 
 def free_port(address: str, wanted: int) -> int:

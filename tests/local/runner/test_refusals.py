@@ -73,7 +73,7 @@ async def test_a_volume_that_cannot_be_made_is_refused_by_name(
     ("change", "message"),
     [
         ({"initContainers": [{}]}, "initContainers cannot be run as local processes"),
-        ({"restartPolicy": "Never"}, "restartPolicy is 'Never'; a local pod is restarted Always"),
+        ({"restartPolicy": "Once"}, "restartPolicy is 'Once'; expected Always, OnFailure, Never"),
     ],
 )
 async def test_a_pod_that_cannot_be_honoured_is_refused_before_anything_starts(

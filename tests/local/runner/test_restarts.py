@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 
+import pytest
+
 from tests.local.runner.pods import (
     DEADLINE,
     PORT,
@@ -142,3 +144,24 @@ async def test_a_command_that_cannot_start_is_tried_again_with_the_reason_in_its
     assert "not-there-yet" in state.containers[0].message
     work.mkdir()
     await until(started, lambda state: state.ready)
+
+
+@pytest.mark.parametrize(
+    ("policy", "exit_code", "starts", "phase"),
+    [
+        ("Never", 3, 1, "Failed"),
+        ("Never", 0, 1, "Succeeded"),
+        ("OnFailure", 0, 1, "Succeeded"),
+        ("OnFailure", 3, 2, None),
+    ],
+)
+async def test_one_that_ends_is_started_again_as_its_restart_policy_says(
+    runner: Runner, policy: str, exit_code: int, starts: int, phase: str | None
+) -> None:
+    command = ["python", "-I", "-S", "-c", f"raise SystemExit({exit_code})"]
+    started = await runner.start(pod(server(command=command), restartPolicy=policy), backoff_seconds=600)
+    if phase is None:
+        await until(started, lambda state: state.restarts == starts - 1 and state.pid is None)
+    else:
+        state = await until(started, lambda state: state.phase == phase)
+        assert (state.restarts, state.containers[0].exit_code) == (0, exit_code)
