@@ -330,7 +330,7 @@ def test_a_refusal_after_an_attempt_without_an_answer_leaves_the_write_in_doubt(
                 raise OSError("connection reset")
 
     store = LosesAnswersThenRefuses(made())
-    log = opened(store, patience=5.0)
+    log = opened(store, patience=0.5)
     store.attempts = 0
     with pytest.raises(InDoubt, match="the key was withdrawn") as doubt:
         log.append([b"a"])
