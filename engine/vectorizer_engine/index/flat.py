@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 
 from vectorizer_engine.index.base import Distance, Hits, Mask, Offsets, Vectors
+from vectorizer_engine.index.rescoring import count_bits, rescore
 
 _METRICS = {
     Distance.COSINE: faiss.METRIC_INNER_PRODUCT,
@@ -22,6 +23,11 @@ _METRICS = {
 
 _L2_QUERIES_AT_ONCE = 16
 """From 20 queries on faiss computes L2 as |x|² - 2xy + |y|², which loses digits between near vectors."""
+
+GATHERED_SHARE = 1 / 64
+"""Of the vectors: fewer are taken one by one instead of looking at the mask's bit of each. Of 68,431 vectors (d = 384),
+68 then cost 0.01 ms instead of 0.11, 340 0.02 instead of 0.13, 1,366 0.16 instead of 0.30; from 3,400 on it gains
+nothing."""
 
 _threads = threading.local()
 
@@ -53,6 +59,16 @@ class FlatIndex:
             nothing = Hits(np.empty(0, np.int64), np.empty(0, np.float32))
             return [nothing] * len(queries)
         search_in_this_thread()
+        if (
+            mask is not None
+            and self._distance is not Distance.MANHATTAN
+            and count_bits(mask) <= len(self._vectors) * GATHERED_SHARE
+        ):
+            candidates = _offsets(mask)[np.newaxis]
+            return [
+                rescore(self._vectors, self._distance, queries[row : row + 1], candidates, limit)[0]
+                for row in range(len(queries))
+            ]
         scores = np.empty((len(queries), limit), np.float32)
         offsets = np.empty((len(queries), limit), np.int64)
         step = _L2_QUERIES_AT_ONCE if self._distance is Distance.EUCLID else len(queries)
@@ -77,6 +93,13 @@ class FlatIndex:
             faiss.knn_L2sqr(*data, limit, pointer(scores), pointer(offsets), None, selector)
         else:
             extra_metrics(*data, metric, 0.0, limit, pointer(scores), pointer(offsets), selector)
+
+
+def _offsets(mask: Mask) -> Offsets:
+    """The offsets that a sparse *mask* allows, ascending."""
+    filled = np.flatnonzero(mask)
+    places, bits = np.nonzero(np.unpackbits(mask[filled], bitorder="little").reshape(-1, 8))
+    return filled[places] * 8 + bits
 
 
 def _without_gaps(offsets: Offsets, scores: Vectors) -> Hits:
