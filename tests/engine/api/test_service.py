@@ -222,6 +222,6 @@ def held(http: httpx.Client) -> int:
 
 
 def test_the_documentation_lists_every_call() -> None:
-    text = Path("docs/http-api.md").read_text()
+    text = Path("docs/users/API.md").read_text()
     documented = set(re.findall(r"`((?:GET|PUT|POST|PATCH|DELETE) /[^`]*)`", text))
     assert documented == {f"{route.method} {route.pattern}" for route in ROUTES}
