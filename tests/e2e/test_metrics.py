@@ -18,6 +18,10 @@ def scrape(operator: Operator) -> Samples:
     }
 
 
+def ready(installation: Installation) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return "cluster_ready", (("namespace", installation.namespace), ("vectorizer_cluster", NAME))
+
+
 def test_the_operators_figures_tell_what_it_does(installation: Installation, operator: Operator) -> None:
     eventually(lambda: scrape(operator)["leader", ()] == 1)
     assert scrape(operator)["webhook_certificate_seconds_left", ()] > 86400
@@ -25,6 +29,7 @@ def test_the_operators_figures_tell_what_it_does(installation: Installation, ope
     installation.apply(cluster())
     eventually(lambda: condition_of(installation.get("vzc", NAME), "Ready").get("reason") == "ActionRefused")
     failed = scrape(operator)
+    assert failed[ready(installation)] == 0
     assert failed["reconcile_errors_total", (("reason", "Forbidden"),)] >= 1
     installation.kubectl("delete", "quota", "none")
     installation.kubectl("label", "vzc", NAME, "asked=webhook")
@@ -38,3 +43,7 @@ def test_the_operators_figures_tell_what_it_does(installation: Installation, ope
     assert f"/apis/vectorizer.io/v1/namespaces/{installation.namespace}/vectorizerclusters" in watches
     assert all(0 <= age < 270 for age in watches.values())
     check_metrics(operator.ask("/metrics") or "")
+    installation.apply(cluster(replicas=0))
+    eventually(lambda: scrape(operator)[ready(installation)] == 1)
+    installation.kubectl("delete", "vzc", NAME)
+    eventually(lambda: ready(installation) not in scrape(operator))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -45,10 +47,31 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._ready = Gauge(
+            f"{PREFIX}_cluster_ready",
+            "1 where a cluster's condition Ready is True, else 0; only on the replica that leads.",
+            ["namespace", "vectorizer_cluster"],
+            registry=self._registry,
+        )
+
     def failed(self, key: object, error: BaseException) -> None:
         """A round of *key* failed."""
         reason = error.reason if isinstance(error, ApiError) else ""
         self._errors.labels(reason or type(error).__name__).inc()
+
+    def reported(self, cluster: tuple[str, str], status: Mapping[str, Any]) -> None:
+        """*status* is what *cluster*, a namespace and a name, has now."""
+        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status["conditions"])
+        self._ready.labels(*cluster).set(ready)
+
+    def gone(self, cluster: tuple[str, str]) -> None:
+        """There is no such *cluster* any more."""
+        with suppress(KeyError):
+            self._ready.remove(*cluster)
+
+    def not_leading(self) -> None:
+        """What the clusters are like is for another replica to say."""
+        self._ready.clear()
 
     def count_verdicts(self, verdicts: Iterable[str]) -> None:
         for verdict in verdicts:

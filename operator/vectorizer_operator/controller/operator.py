@@ -150,12 +150,15 @@ class _Operator:
         )
 
     async def _work(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._queue.run(self._reconciler.reconcile))
-            if self._kept is not None:
-                group.create_task(
-                    keeper.keep(self._kept, fence=self._lease.fence, written=self._certificate_written)
-                )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._queue.run(self._reconciler.reconcile))
+                if self._kept is not None:
+                    group.create_task(
+                        keeper.keep(self._kept, fence=self._lease.fence, written=self._certificate_written)
+                    )
+        finally:
+            self._metrics.not_leading()
 
     @property
     def _reconciler(self) -> Reconciler:

@@ -46,6 +46,7 @@ class Reconciler:
         with self._metrics.reconcile_seconds.time():
             observed = await observe(self._client, namespace=key.namespace, name=key.name)
             if observed is None or "deletionTimestamp" in observed.cluster["metadata"]:
+                self._metrics.gone(key)
                 return None  # its children are the garbage collector's
             now = datetime.now(UTC)
             planned = plan(observed, now=now, default_image=self._default_image)
@@ -54,9 +55,9 @@ class Reconciler:
             except ApiError as error:
                 if error.is_final:
                     failed = with_failure(planned, observed, message=str(error), now=now)
-                    await self._report(observed, failed.status)
+                    await self._report(key, observed, failed.status)
                 raise
-            await self._report(observed, planned.status)
+            await self._report(key, observed, planned.status)
         resync = RESYNC_EVERY * random.uniform(0.9, 1.1)
         return resync if planned.requeue_after is None else min(planned.requeue_after, resync)
 
@@ -68,13 +69,13 @@ class Reconciler:
             self._metrics.actions.labels(type(action).__name__, kind).inc()
         await act(self._client, actions, namespace=key.namespace, fence=self._fence)
 
-    async def _report(self, observed: Observed, status: dict[str, Any]) -> None:
+    async def _report(self, key: ClusterKey, observed: Observed, status: dict[str, Any]) -> None:
         before = observed.cluster.get("status") or {}
-        if status == before:
-            return
-        self._fence()
-        await write_status(self._client, observed.cluster, status)
-        await announce(self._client, observed.cluster, before=before, after=status)
+        if status != before:
+            self._fence()
+            await write_status(self._client, observed.cluster, status)
+            await announce(self._client, observed.cluster, before=before, after=status)
+        self._metrics.reported(key, status)
 
 
 def _target(action: Action) -> tuple[str, str]:
