@@ -14,6 +14,9 @@ _HEAD = f"""\
 # Every setting of the engine, at its default. Made from the models by `make generate`; do not edit this one, copy it.
 # Each can be overridden from the environment: {ENVIRONMENT_PREFIX}CLUSTER__MAX_CACHE_MEMORY_BYTES=268435456.
 # Sizes are whole bytes or quantities such as 512Mi. Unknown settings are refused.
+#
+# As it stands, this is a standalone engine. For cluster mode set cluster.enabled to true: then memory storage, a file
+# watcher and a cache limit above 1Gi are refused, at start and at run time. The other defaults hold in both modes.
 """
 _UNITS = ((1024**3, "Gi"), (1024**2, "Mi"), (1024, "Ki"))
 
@@ -30,16 +33,17 @@ def _sections() -> Iterator[str]:
 
 def _fields(model: Any, indent: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        for line in textwrap.wrap(f"{field.description}{_range(field)}", 112 - len(indent)):
+        for line in textwrap.wrap(f"{field.description}{bounds(field)}", 112 - len(indent)):
             yield f"{indent}# {line}\n"
         if is_section(field.annotation):
             yield f"{indent}{name}:\n"
             yield from _fields(field.annotation, indent + "  ")
         else:
-            yield f"{indent}{name}: {_value(field)}\n"
+            yield f"{indent}{name}: {default_value(field)}\n"
 
 
-def _value(field: FieldInfo) -> str:
+def default_value(field: FieldInfo) -> str:
+    """The default as YAML has it, sizes as quantities."""
     default = field.default
     if isinstance(default, int) and not isinstance(default, bool):
         for unit, suffix in _UNITS:
@@ -54,16 +58,16 @@ def _value(field: FieldInfo) -> str:
     ).splitlines()[0]
 
 
-def _range(field: FieldInfo) -> str:
-    """The bounds that the field's type has, as a sentence."""
-    bounds = {
+def bounds(field: FieldInfo) -> str:
+    """The bounds that the field's type has, as a sentence behind a blank, or nothing."""
+    found = {
         kind: getattr(bound, kind)
         for bound in field.metadata
         for kind in ("ge", "gt", "le")
         if hasattr(bound, kind)
     }
-    if "ge" in bounds and "le" in bounds:
-        return f" From {bounds['ge']} to {bounds['le']}."
-    if "ge" in bounds:
-        return f" At least {bounds['ge']}."
-    return f" Above {bounds['gt']}." if "gt" in bounds else ""
+    if "ge" in found and "le" in found:
+        return f" From {found['ge']} to {found['le']}."
+    if "ge" in found:
+        return f" At least {found['ge']}."
+    return f" Above {found['gt']}." if "gt" in found else ""

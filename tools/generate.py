@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tools.config_example import config_example
+from tools.config_reference import config_reference
 from tools.field_reference import field_reference
 from vectorizer_operator.api import constants
 from vectorizer_operator.api.crd import crd, schema
@@ -79,6 +80,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/vectorizercluster.schema.json": json_schema,
     "docs/reference/vectorizercluster.md": field_reference,
     "config.example.yml": config_example,
+    "docs/users/CONFIGURATION.md": config_reference,
 }
 
 

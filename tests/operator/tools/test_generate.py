@@ -1,15 +1,21 @@
 """The files that are made from the models."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel
 from tools.generate import FILES, ROOT, main, stale
 
-from vectorizer_engine.config import Config, parse_config
+from vectorizer_engine.cluster.validator import validate_cluster_config
+from vectorizer_engine.config import Config, is_section, parse_config
+from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.api.crd import crd, schema
+from vectorizer_operator.manifests import config_yaml
 
 GOLDEN = ROOT / "tests/operator/manifests/golden"
 
@@ -43,6 +49,31 @@ def test_generating_writes_what_is_stale_only(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_example_configuration_is_the_default_one() -> None:
     assert parse_config(yaml.safe_load(FILES["config.example.yml"]())) == Config()
+
+
+def test_the_example_configuration_is_one_of_cluster_mode_as_soon_as_that_is_switched_on() -> None:
+    raw = yaml.safe_load(FILES["config.example.yml"]())
+    raw["cluster"]["enabled"] = True
+    assert validate_cluster_config(raw) == []
+
+
+def test_the_configuration_page_has_every_setting_and_where_the_operator_takes_it_from() -> None:
+    text = FILES["docs/users/CONFIGURATION.md"]()
+    tables, _, mapped = text.partition("## In a VectorizerCluster")
+    assert set(re.findall(r"^\| `([a-z_.]+)` \|", tables, re.MULTILINE)) == set(settings(Config))
+    multi_tenant = next(yaml.safe_load_all((ROOT / "examples/multi-tenant.yaml").read_text()))
+    written = yaml.safe_load(config_yaml(VectorizerCluster.parse(multi_tenant)))
+    expected = {f"{section}.{key}" for section, fields in written.items() for key in fields}
+    assert set(re.findall(r"^\| `([a-z_.]+)` \|", mapped, re.MULTILINE)) == expected | {"auth.api_key"}
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if is_section(field.annotation):
+            assert field.annotation is not None
+            yield from settings(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def test_the_charts_definition_is_kept_on_uninstall() -> None:
