@@ -14,6 +14,10 @@ FIELD_MANAGER = "vectorizer-operator"
 CLUSTER_LABEL = f"{GROUP}/cluster"
 """On every child, pod and volume claim: the name of its cluster. Watches select by it."""
 
+METRICS_LABEL = f"{GROUP}/metrics"
+"""On the client Service, for a ServiceMonitor to select by: `open` where everybody may read /metrics, `key` where that
+takes the API key. Not on the headless Service, or each pod would be scraped twice."""
+
 CONFIG_HASH_ANNOTATION = f"{GROUP}/config-hash"
 """On the pod template: a changed configuration changes it, and so rolls the pods."""
 

@@ -57,6 +57,7 @@ def child(
     kind: str,
     name: str,
     annotations: Mapping[str, str] | None = None,
+    more_labels: Mapping[str, str] | None = None,
     **body: Any,
 ) -> Manifest:
     """A child of *cluster*: `body` is everything beside the metadata."""
@@ -64,7 +65,7 @@ def child(
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": meta.namespace,
-        "labels": labels(meta.name),
+        "labels": {**labels(meta.name), **(more_labels or {})},
         "annotations": dict(annotations or {}),
     }
     if meta.uid:  # a cluster that was read from a file is no object yet that could own anything

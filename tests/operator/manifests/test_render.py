@@ -142,3 +142,15 @@ def test_a_cluster_without_image_remembers_the_one_it_was_made_with() -> None:
     assert annotations["vectorizer.io/default-image"] == "engine:1"
     named = children(image="engine:9")["StatefulSet", "demo"]["metadata"]["annotations"]
     assert "vectorizer.io/default-image" not in named
+
+
+def test_one_service_of_a_cluster_says_how_its_metrics_are_read() -> None:
+    """A ServiceMonitor selects by it: each pod once, and with a key only where there is one."""
+
+    def said(**spec: Any) -> list[str]:
+        services = (child for (kind, _), child in children(**spec).items() if kind == "Service")
+        labels = (service["metadata"]["labels"] for service in services)
+        return [each["vectorizer.io/metrics"] for each in labels if "vectorizer.io/metrics" in each]
+
+    assert said() == ["open"]
+    assert said(auth={"apiKeySecretRef": {"name": "key"}}) == ["key"]
