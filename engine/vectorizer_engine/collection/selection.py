@@ -49,41 +49,41 @@ class Selector:
 
     def choose(self, part: Part) -> LiveMask:
         """The live rows that are taken."""
-        key = self._key(part)
-        kept = None if key is None else self._verdicts.get(key)
-        if kept is not None:
-            return part.live.among(BitMap.deserialize(kept))
-        bounds = self._bounds(part)
-        undecided = bounds.maybe - bounds.sure
-        if key is None:
-            undecided &= part.live.rows()  # nobody else will want to know about the others
-        taken = bounds.sure | self._read(part, undecided) if undecided else bounds.sure
-        if key is not None:
-            self._verdicts.put(key, taken.serialize())
-        return part.live.among(taken)
-
-    def _narrow(self, part: Part) -> tuple[LiveMask, BitMap]:
-        """The live rows that may be taken, and the rows that surely are. Reads no payload."""
-        key = self._key(part)
-        kept = None if key is None else self._verdicts.get(key)
-        if kept is not None:
-            taken = BitMap.deserialize(kept)
-            return part.live.among(taken), taken
-        bounds = self._bounds(part)
-        return part.live.among(bounds.maybe), bounds.sure
+        taken = self._remembered(part)
+        return part.live.among(self._find(part) if taken is None else taken)
 
     def scan(self, part: Part, start: bytes) -> Iterator[tuple[int, bytes]]:
         """Offset and key of every live row that is taken, in key order, from the first key not below *start*.
 
         Looks no further than it is asked to go on.
         """
-        maybe, sure = self._narrow(part)
-        if maybe.rows() <= sure:
+        taken = self._remembered(part)
+        bounds = self._bounds(part) if taken is None else Bounds(taken, taken)
+        maybe, sure = part.live.among(bounds.maybe), bounds.sure
+        if sure == bounds.maybe:
             yield from part.source.scan_keys(maybe, start)
             return
         for offset, point in part.source.scan(maybe, start):
             if offset in sure or self.accepts(point):
                 yield offset, point.key
+
+    def _remembered(self, part: Part) -> BitMap | None:
+        """What `_find` found the last time."""
+        key = self._key(part)
+        kept = None if key is None else self._verdicts.get(key)
+        return None if kept is None else BitMap.deserialize(kept)
+
+    def _find(self, part: Part) -> BitMap:
+        """The rows that are taken; where that is remembered, of all rows, else of those that are live."""
+        key = self._key(part)
+        bounds = self._bounds(part)
+        undecided = bounds.maybe - bounds.sure
+        if key is None:
+            undecided &= part.live.rows()
+        taken = bounds.sure | self._read(part, undecided) if undecided else bounds.sure
+        if key is not None:
+            self._verdicts.put(key, taken.serialize())
+        return taken
 
     def _bounds(self, part: Part) -> Bounds:
         rows = _PartRows(part)

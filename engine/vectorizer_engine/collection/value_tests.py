@@ -6,6 +6,7 @@ A `ValuesTest` looks at all of them. None ever raises, whatever the payload hold
 
 from __future__ import annotations
 
+import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from typing import Any
 from vectorizer_engine.collection.moments import parse_datetime
 
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "lt": lambda value, bound: value < bound,
-    "lte": lambda value, bound: value <= bound,
-    "gt": lambda value, bound: value > bound,
-    "gte": lambda value, bound: value >= bound,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
 }
 
 _WORD = re.compile(r"[^\W_]+")
@@ -35,15 +36,12 @@ class Bound:
     name: str
     operand: Any
 
-    def holds(self, value: Any) -> bool:
-        return COMPARISONS[self.name](value, self.operand)
-
 
 Range = tuple[Bound, ...]
 
 
 def _within(bounds: Range, value: Any) -> bool:
-    return all(bound.holds(value) for bound in bounds)
+    return all(COMPARISONS[bound.name](value, bound.operand) for bound in bounds)
 
 
 # --- of one value --------------------------------------------------------------------------------------

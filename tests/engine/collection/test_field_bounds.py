@@ -88,7 +88,7 @@ ON_X = st.builds(
 )
 
 
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(
     values=st.lists(CLOSE, min_size=3, max_size=12),
     type=st.sampled_from(FieldType),
@@ -103,7 +103,7 @@ def test_an_index_never_contradicts_the_payloads(
         assert bounds.sure <= taken <= bounds.maybe, condition
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     payloads=st.lists(
         PAYLOADS | st.fixed_dictionaries({"x": ELEMENTS}) | st.fixed_dictionaries({"x": CLOSE, "y": CLOSE}),

@@ -150,5 +150,5 @@ class FilteredCollection(RuleBasedStateMachine):
 
 TestFilteredCollection = FilteredCollection.TestCase
 TestFilteredCollection.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
