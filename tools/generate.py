@@ -14,6 +14,7 @@ import yaml
 
 from tools.config_example import config_example
 from tools.config_reference import config_reference
+from tools.dashboard import dashboard
 from tools.field_reference import field_reference
 from vectorizer_operator.api import constants
 from vectorizer_operator.api.crd import crd, schema
@@ -79,6 +80,8 @@ FILES: dict[str, Callable[[], str]] = {
     "helm/vectorizer-operator/templates/crds.yaml": chart_crd,
     "docs/reference/vectorizercluster.schema.json": json_schema,
     "docs/reference/vectorizercluster.md": field_reference,
+    "dashboards/vectorizer-cluster.json": dashboard,
+    "helm/vectorizer-operator/monitoring/vectorizer-cluster.json": dashboard,
     "config.example.yml": config_example,
     "docs/users/CONFIGURATION.md": config_reference,
 }
