@@ -46,7 +46,8 @@ bench: venv ## Run the short form of every benchmark
 
 crash: export VECTORIZER_CRASH_KILLS ?= 1000
 crash: export VECTORIZER_CRASH_WRITES ?= 900
-crash: venv ## Kill engines a thousand times while they are written to (VECTORIZER_CRASH_KILLS=1000)
+crash: export VECTORIZER_BACKLOG ?= 1000000
+crash: venv ## Kill engines a thousand times while they are written to, and flood one with a million writes
 	@$(BIN)/python -m pytest tests/crash -s --no-cov --timeout=0
 
 soak: HOURS ?= 24

@@ -25,6 +25,7 @@ import uvloop
 from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.call import Engine
+from vectorizer_engine.api.connection import Connection
 from vectorizer_engine.api.reload import Reloading
 from vectorizer_engine.api.service import EngineCollector
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
@@ -188,7 +189,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

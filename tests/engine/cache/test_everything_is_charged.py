@@ -63,6 +63,7 @@ BOUNDED = {
     "api.router._Node.fixed": A_ROUTE,
     "api.router._Node.routes": A_ROUTE,
     "api.bodies.RequestMemory._waiting": A_REQUEST,
+    "api.connection.Connection._unread": "what one read of a socket brought; nothing more is read meanwhile",
     "api.pace.Pace._seconds": A_COLLECTION,
     "cache.advanced_cache.AdvancedCache._blocks": "in the overhead that each block is charged",
     "cache.memory_account.MemoryAccount._evictable": "in what each charge's owner reserves",

@@ -1,0 +1,66 @@
+"""A client's connection: uvicorn's, with an end to how many requests it holds that are not yet being answered.
+
+A client may send requests without waiting for answers. They are answered one after the other, and uvicorn makes objects
+of all that have arrived, and reads more with each answer: a flood of small writes took hundreds of megabytes. Here a
+request is taken when those before it are answered (but for the few in one piece of 4 KiB), and meanwhile nothing is
+read, so that what waits fills the client's socket and not the engine's heap.
+
+How much bodies may hold is not decided here: `bodies`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+PIECE_BYTES = 4096
+
+
+class _Reading(FlowControl):
+    """What pauses and resumes reading. While it is held, nobody else resumes it."""
+
+    held = False
+
+    def hold(self, held: bool) -> None:
+        self.held = held
+        if held:
+            self.pause_reading()
+        else:
+            self.resume_reading()
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class Connection(HttpToolsProtocol):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._unread = bytearray()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self.flow: _Reading = _Reading(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) <= PIECE_BYTES and not self._unread and not self.pipeline:
+            super().data_received(data)
+            return
+        self._unread += data
+        self._take()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.flow.held:
+            self._take()
+
+    def _take(self) -> None:
+        """Give what was read to the parser, as long as no request waits for another's answer."""
+        while self._unread and not self.pipeline and not self.transport.is_closing():
+            piece = bytes(self._unread[:PIECE_BYTES])
+            del self._unread[:PIECE_BYTES]
+            super().data_received(piece)
+        self.flow.hold(bool(self._unread or self.pipeline))
