@@ -23,19 +23,24 @@ from vectorizer_engine.storage.payload_index import FieldType
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two collections; one of them with an indexed segment, deleted points and a log."""
+    """Three collections; one with an indexed segment, deleted points and a log, one with indexed payloads."""
     folder = tmp_path_factory.mktemp("data")
     store = VectorStore.open(
         folder, memory=CacheMemoryManager(64 * MiB), limits=ShardLimits(head_points=1100)
     )
     store.create_collection("small", params()).upsert([1], vectors_of([1]), [None])
+    filtered = store.create_collection("filtered", params())
+    filtered.create_payload_index("n", FieldType.INTEGER)
+    filtered.upsert(list(range(300)), vectors_of([1] * 300), [{"n": seed} for seed in range(300)])
     collection = store.create_collection("large", params())
-    collection.create_payload_index("n", FieldType.INTEGER)
     for start in range(0, 4950, 550):
         seeds = list(range(start, start + 550))
         collection.upsert(seeds, vectors_of([seed % 50 for seed in seeds]), [{"n": seed} for seed in seeds])
     collection.delete(ids=[5, 6])
     wait_until(lambda: settled(collection) and collection.info().indexed_vectors > 0)
+    wait_until(
+        lambda: settled(filtered) and len(filtered.info().layouts) > 0
+    )  # sealed when writes have ceased
     store.close()
     return folder
 
@@ -68,13 +73,14 @@ def test_a_good_folder_has_no_problems_and_is_left_as_it_is(folder: Path) -> Non
     ],
 )
 def test_one_flipped_bit_is_found_in_every_kind_of_file(folder: Path, name: str, position: int) -> None:
-    (path, *_) = sorted((folder / "collections").glob(f"large.*/**/{name}"))
+    collection = "filtered" if name == "*.payload-index" else "large"
+    (path, *_) = sorted((folder / "collections").glob(f"{collection}.*/**/{name}"))
     data = bytearray(path.read_bytes())
     data[position] ^= 2
     path.write_bytes(data)
     before = files_of(folder)
     (problem,) = check_data(folder)
-    assert problem.collection == "large"
+    assert problem.collection == collection
     assert str(path) in problem.message
     assert files_of(folder) == before
 
@@ -121,12 +127,14 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_the_command_says_so_in_words_in_json_and_by_its_status(folder: Path) -> None:
-    described = "".join(f"{name}: dimension 4, Dot, mmap storage\n" for name in ("large", "small"))
+    names = ["filtered", "large", "small"]
+    described = "".join(f"{name}: dimension 4, Dot, mmap storage\n" for name in names)
     assert run(str(folder)) == (0, f"{described}{folder}: everything is as it was written\n")
     report = json.loads(run(str(folder), "-o", "json")[1])
     assert report["problems"] == []
     shown = {"dimension": 4, "distance": "Dot", "storage": "mmap"}
-    assert report["collections"] == [{"name": "large", **shown}, {"name": "small", **shown}]
+    for each, name in zip(report["collections"], names, strict=True):
+        assert each.items() >= {"name": name, **shown}.items()
     (manifest,) = folder.glob("collections/small.*/shard-0/MANIFEST")
     manifest.write_bytes(b"")
     status, words = run(str(folder))

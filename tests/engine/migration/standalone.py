@@ -17,6 +17,9 @@ from vectorizer_engine.collection.check_data import described_collections
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, Distance, StorageType
+from vectorizer_engine.migration import command
+from vectorizer_engine.migration.command import Options
+from vectorizer_engine.storage.files import Files
 
 CONFIG = """\
 # ours
@@ -63,6 +66,22 @@ class Standalone(NamedTuple):
 
     def storages(self) -> dict[str, StorageType]:
         return {each.name: each.params.storage for each in described_collections(self.data)}
+
+
+class Unsynced(Files):
+    """For tests in which a process ends, but not the machine: those need no fsync, which takes most of the time."""
+
+    def sync(self, descriptor: int) -> None:
+        """Leave it in the page cache."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Leave it in the page cache."""
+
+
+def run_without_fsync(options: Options) -> int:
+    """The command, in a process of its own."""
+    command.Files = Unsynced  # type: ignore[misc]
+    return command.run(options)
 
 
 def fill(standalone: Standalone) -> None:

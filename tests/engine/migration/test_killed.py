@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 from tests.engine.collection.test_collection import settled, wait_until
-from tests.engine.migration.standalone import CONFIG, Standalone, answers, fill, open_store
+from tests.engine.migration.standalone import (
+    CONFIG,
+    Standalone,
+    Unsynced,
+    answers,
+    fill,
+    open_store,
+    run_without_fsync,
+)
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
@@ -28,17 +36,22 @@ QUERIES = 1000
 DATA = Path(__file__).parents[3] / "examples" / "data" / "packages.f16.npy"
 
 
+def example_vectors() -> np.ndarray:
+    """As many as there are, of which some dimensions are enough."""
+    return np.ascontiguousarray(np.load(DATA)[:, :64], np.float32)
+
+
 @pytest.fixture
 def packages(tmp_path: Path) -> Standalone:
     """The example data in two collections, of which one is indexed, in memory storage."""
     standalone = Standalone(tmp_path / "standalone")
     standalone.folder.mkdir()
     standalone.config.write_text(CONFIG.format(data=standalone.data))
-    rows = np.load(DATA).astype(np.float32)
+    rows = example_vectors()
     store = VectorStore.open(
         standalone.data, memory=CacheMemoryManager(256 * 1024**2), limits=ShardLimits(head_points=len(rows))
     )
-    for name, count in (("indexed", len(rows)), ("log", 400)):
+    for name, count in (("indexed", len(rows)), ("log", 200)):
         collection = store.create_collection(
             name, CollectionParams(rows.shape[1], Distance.COSINE, StorageType.MEMORY)
         )
@@ -55,7 +68,7 @@ def packages(tmp_path: Path) -> Standalone:
 def found(standalone: Standalone, copy: Path) -> list[Any]:
     """What 1,000 searches find, asked of a copy."""
     rng = np.random.default_rng(0)
-    rows = np.load(DATA).astype(np.float32)
+    rows = example_vectors()
     queries = rows[rng.choice(len(rows), QUERIES // 2)] + rng.normal(0, 0.01, (QUERIES // 2, rows.shape[1]))
     store = open_store(Path(shutil.copytree(standalone.data, copy)))
     result = [answers(store, name, queries.astype(np.float32)) for name in ("indexed", "log")]
@@ -70,11 +83,11 @@ def test_killed_20_times_it_is_finished_and_undone_byte_for_byte(
     expected = found(packages, tmp_path / "before")
     rng = random.Random(7)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([command.__name__])
+    context.set_forkserver_preload([run_without_fsync.__module__])
 
     def start(rollback: bool) -> Any:
         options = Options(config=packages.config, rollback=rollback, json_output=True)
-        process = context.Process(target=run, args=(options,))
+        process = context.Process(target=run_without_fsync, args=(options,))
         process.start()
         return process
 
@@ -108,7 +121,7 @@ class Power(BaseException):
     """It went out."""
 
 
-class Dying(Files):
+class Dying(Unsynced):
     """Ends the work at one of its calls, before that has done anything."""
 
     def __init__(self, *, after: int) -> None:
@@ -145,7 +158,7 @@ def test_ended_at_any_of_its_writes_it_can_be_undone_and_gone_on_with(
     original["config.yml"] = filled.config.read_bytes()
     counting = Dying(after=10**9)
     shutil.copytree(filled.folder, standalone.folder)
-    with_files(Files() if rollback else counting)
+    with_files(Unsynced() if rollback else counting)
     assert standalone.migrate().exit_code == 0
     shutil.copytree(standalone.folder, migrated.folder)
     with_files(counting)
@@ -159,7 +172,7 @@ def test_ended_at_any_of_its_writes_it_can_be_undone_and_gone_on_with(
         with_files(Dying(after=after))
         with pytest.raises(Power):
             run(Options(config=standalone.config, rollback=rollback))
-        with_files(Files())
+        with_files(Unsynced())
         if not rollback and after % 2:
             assert standalone.migrate().exit_code == 0, after
             assert set(standalone.storages().values()) == {StorageType.MMAP}
