@@ -37,3 +37,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "vectorizer-operator.webhookService" -}}
 {{- printf "%s-webhook" (include "vectorizer-operator.fullname" .) -}}
 {{- end -}}
+
+{{/* Not empty where ServiceMonitors and PrometheusRules can be made. */}}
+{{- define "vectorizer-operator.hasPrometheusOperator" -}}
+{{- if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}yes{{ end -}}
+{{- end -}}
