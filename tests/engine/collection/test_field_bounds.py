@@ -185,6 +185,33 @@ def test_what_an_index_is_for_needs_no_payload(type: FieldType, body: dict[str, 
         assert 0 < len(taken) < len(indexed.payloads)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "taken"),
+    [
+        ([{"key": "y", "match": {"value": 1}}, {"key": "z", "match": {"value": 1}}], [0]),
+        ([{"key": "y", "match": {"value": 1}}], [0, 1]),
+        ([{"key": "y", "is_empty": True}], [1]),
+        ([{"is_empty": {"key": "y"}}], [1]),
+        ([{"must_not": [{"key": "y", "match": {"value": 1}}]}], [1, 2]),
+        ([{"min_should": {"conditions": [{"key": "y", "match": {"value": 2}}], "min_count": 0}}], [0, 1, 2]),
+        ([], [0, 1, 2]),
+    ],
+)
+def test_a_nested_filter_is_about_one_element_at_a_time(
+    conditions: list[dict[str, Any]], taken: list[int]
+) -> None:
+    payloads: list[dict[str, Any]] = [
+        {"x": [{"y": 1, "z": 1}]},
+        {"x": [{"y": 1}, {"z": 1}]},
+        {"x": [{"y": 3, "z": 1}]},
+        {"x": []},
+    ]
+    indexed = Indexed(payloads, dict.fromkeys(["x[].y", "x[].z", "y"], FieldType.INTEGER))
+    bounds, found = indexed.ask({"must": [{"nested": {"key": "x", "filter": {"must": conditions}}}]})
+    assert found.to_array().tolist() == taken
+    assert bounds.sure <= found <= bounds.maybe
+
+
 def test_a_filter_that_is_indexed_in_part_leaves_little_to_read() -> None:
     payloads = [{"x": row % 10, "y": row, "parts": [{"z": "a"}, {"z": str(row)}]} for row in range(100)]
     indexed = Indexed(payloads, {"x": FieldType.INTEGER, "parts[].z": FieldType.KEYWORD})
@@ -208,6 +235,12 @@ def test_a_filter_that_is_indexed_in_part_leaves_little_to_read() -> None:
         (FieldType.FLOAT, [2**53, 2**53 + 1], {"range": {"gt": 2**53}}, [1]),
         (FieldType.FLOAT, [2**53, 2.0**53 + 2], {"range": {"gt": 2**53 + 1}}, [1]),
         (FieldType.INTEGER, [2**63 - 1, 2**63], {"range": {"gte": 2**63}}, [1]),
+        (FieldType.INTEGER, [2, 3], {"range": {"lt": 2.5}}, [0]),
+        (FieldType.INTEGER, [2, 3], {"range": {"gt": 2.5}}, [1]),
+        (FieldType.INTEGER, [-3, -2], {"range": {"lte": -2.5}}, [0]),
+        (FieldType.INTEGER, [-3, -2], {"range": {"gte": -2.5}}, [1]),
+        (FieldType.KEYWORD, [["a", "b"], ["a", "b", "c"]], {"match": {"except": ["a", "b"]}}, [1]),
+        (FieldType.KEYWORD, ["a", 1, ["a", 1]], {"match": {"except": ["a"]}}, [1, 2]),
         (FieldType.INTEGER, [1, 1.0, True], {"match": {"value": 1}}, [0]),
         (FieldType.FLOAT, [1, 1.0, True], {"match": {"value": 1}}, [0]),
         (FieldType.UUID, [UUID, UUID.upper()], {"match": {"value": UUID.upper()}}, [1]),
