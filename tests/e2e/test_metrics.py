@@ -1,9 +1,12 @@
 """The operator's own figures, scraped from a running one as Prometheus does."""
 
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.harness import Installation, Operator, condition_of, eventually
 from tests.e2e.quickstart import NAME, cluster, roll_out
+from tests.monitoring.panels import check_answered, queries
 from tests.promtool import check_metrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -22,7 +25,9 @@ def ready(installation: Installation) -> tuple[str, tuple[tuple[str, str], ...]]
     return "cluster_ready", (("namespace", installation.namespace), ("vectorizer_cluster", NAME))
 
 
-def test_the_operators_figures_tell_what_it_does(installation: Installation, operator: Operator) -> None:
+def test_the_operators_figures_tell_what_it_does(
+    installation: Installation, operator: Operator, tmp_path: Path
+) -> None:
     eventually(lambda: scrape(operator)["leader", ()] == 1)
     assert scrape(operator)["webhook_certificate_seconds_left", ()] > 86400
     installation.kubectl("create", "quota", "none", "--hard=count/statefulsets.apps=0")
@@ -42,7 +47,9 @@ def test_the_operators_figures_tell_what_it_does(installation: Installation, ope
     watches = {labels[0][1]: age for (name, labels), age in seen.items() if name == "watch_age_seconds"}
     assert f"/apis/vectorizer.io/v1/namespaces/{installation.namespace}/vectorizerclusters" in watches
     assert all(0 <= age < 270 for age in watches.values())
-    check_metrics(operator.ask("/metrics") or "")
+    scraped = operator.ask("/metrics") or ""
+    check_metrics(scraped)
+    check_answered(queries(operator=True), scraped, tmp_path)  # the dashboard's panels about the operator
     installation.apply(cluster(replicas=0))
     eventually(lambda: scrape(operator)[ready(installation)] == 1)
     installation.kubectl("delete", "vzc", NAME)
