@@ -40,6 +40,9 @@ _PAYLOAD_BYTES_AT_ONCE = 4 * 1024**2
 _SHORT_OF_MEMORY_SECONDS = 10.0
 """After so long it is tried again to build an index for which there was no memory."""
 
+_AFTER_FAILURE_SECONDS = 30.0
+"""After so long it is tried again to merge or index what the disk had refused: it may have space by then."""
+
 _QUIET_SECONDS = 2.0
 """Without a write for so long, segments are indexed that are too small to be indexed while more may follow."""
 
@@ -136,7 +139,8 @@ class Compaction:
         except Stopping:
             pass
         except EngineError as error:
-            logger.error("%s; the segments stay as they are", str(error))
+            logger.error("%s; the segments stay as they are, and it is tried again", str(error))
+            self._schedule_in(_AFTER_FAILURE_SECONDS)
         finally:
             with self._lock:
                 self._scheduled = False

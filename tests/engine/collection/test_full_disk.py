@@ -74,8 +74,9 @@ def test_a_write_that_the_kernel_refuses_to_lmdb_stops_sealing_and_goes_on_later
 
 
 def test_a_merge_that_the_kernel_refuses_to_lmdb_leaves_its_segments_and_is_done_later(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vectorizer_engine.collection.compaction._AFTER_FAILURE_SECONDS", 0.5)
     store = open_store(tmp_path, limits=LIMITS)
     collection = store.create_collection("c", params())
     writer = Writer(collection)
@@ -85,7 +86,6 @@ def test_a_merge_that_the_kernel_refuses_to_lmdb_leaves_its_segments_and_is_done
         wait_until(lambda: settled(collection))
         assert segments() == 8, "each head became a segment, and none were merged"
         assert_same(everything(collection), writer.points)
-    writer.write(range(401, 451))
     wait_until(lambda: settled(collection) and segments() < 8)
     assert_same(everything(collection), writer.points)
     store.close()
