@@ -123,10 +123,14 @@ class WritePath:
         }
 
     def _note_logged(self, size: int, number: int) -> None:
-        """Deletes fill the log and never the head, so the log's own size seals it too, and so does its length."""
+        """Deletes fill the log and never the head, so the log's own size seals it too, and so does its length.
+
+        But not while rows are staged in it for writes of the same group: those would be left out of the segment.
+        """
         self._log_bytes += size
         self._current.note_write()
-        if self._log_bytes > self._environment.limits.log_bytes or self._log.crowded:
+        is_awaited = self._head is not None and self._head.has_staged
+        if not is_awaited and (self._log_bytes > self._environment.limits.log_bytes or self._log.crowded):
             self.seal_head(applied=number)
 
     def _reserve_nothing(self) -> Charge:

@@ -64,6 +64,11 @@ class Head:
         """The published rows, float32 [count, d], mapped."""
         return self._rows[: self.count]
 
+    @property
+    def has_staged(self) -> bool:
+        """Whether rows were staged that are not published yet."""
+        return self._staged > 0
+
     def fits(self, points: int) -> bool:
         """Whether so many rows can be staged."""
         return self.count + self._staged + points <= self.capacity

@@ -1,0 +1,69 @@
+"""Writes that share an append to the log, where something else happens in the middle of their group."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.collection.model import everything, open_store, params, vectors_of
+from tests.engine.collection.test_collection import settled, wait_until
+from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.environment import ShardLimits
+from vectorizer_engine.collection.sealing import Sealing
+from vectorizer_engine.storage.files import Files
+
+
+class WatchedDisk(Files):
+    """Tells when a segment begins to be written."""
+
+    def __init__(self) -> None:
+        self.writing = threading.Event()
+
+    def make_folder(self, folder: Path) -> None:
+        super().make_folder(folder)
+        if folder.parent.name == "segments":
+            self.writing.set()
+
+
+def upsert_together(collection: Collection, ids: list[int]) -> None:
+    """One write for each of *ids*, all in one group."""
+    commit = collection._shard._commit
+    threads = [
+        threading.Thread(target=collection.upsert, args=([number], vectors_of([number]), [None]))
+        for number in ids
+    ]
+    with commit.paused():
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(commit._waiting) == len(ids))
+    for thread in threads:
+        thread.join(20)
+
+
+def test_a_head_is_not_sealed_between_two_writes_of_a_group_that_are_both_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealing takes what was published by then, so whatever followed would be in no part of the shard."""
+    disk = WatchedDisk()
+    submit = Sealing.submit
+
+    def submit_and_let_it_begin(sealing: Sealing, *arguments: Any, **named: Any) -> None:
+        submit(sealing, *arguments, **named)
+        assert disk.writing.wait(20)
+
+    monkeypatch.setattr(Sealing, "submit", submit_and_let_it_begin)
+    limits = ShardLimits(head_points=100, log_bytes=1)  # so each write ends its part of the log
+    store = open_store(tmp_path, limits=limits, files=disk)
+    collection = store.create_collection("c", params())
+    upsert_together(collection, [1, 2, 3])
+    wait_until(lambda: settled(collection))
+    assert everything(collection).keys() == {1, 2, 3}
+    upsert_together(collection, [4, 5])
+    wait_until(lambda: settled(collection))
+    store.close()
+    store = open_store(tmp_path, limits=limits)
+    assert everything(store.collection("c")).keys() == {1, 2, 3, 4, 5}
+    store.close()
