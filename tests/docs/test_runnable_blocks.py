@@ -1,4 +1,5 @@
-"""Every shell block of README and CLUSTER_SETUP is run as its reader would run it, or says why it is not.
+"""Every shell block of README and CLUSTER_SETUP is run as its reader would run it, or says why it is not. Of OPERATIONS
+those are run that say so.
 
 The comment in the line before a block says how: `<!-- run: local -->` on this machine, `<!-- run: kubernetes -->` on a
 cluster, and `<!-- not run: REASON -->`. `run: kubernetes, as: COMMAND` runs COMMAND in its place, for what the test's
@@ -21,7 +22,10 @@ from tests.kube.controlplane import ControlPlane
 from tests.kube.kubelet import Kubelet
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/users/CLUSTER_SETUP.md")
+STEP_BY_STEP = ("README.md", "docs/users/CLUSTER_SETUP.md")
+ON_KUBERNETES = ("README.md", "docs/users/OPERATIONS.md", "docs/users/CLUSTER_SETUP.md")
+"""In this order: the first one's cluster is operated on, and the last one takes the operator away again."""
+
 _BLOCK = re.compile(r"^(?:<!-- (?P<marker>[^\n]*) -->\n)?```sh\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUN = re.compile(r"run: (?P<place>local|kubernetes)(?:, as: (?P<instead>.+)|, exits (?P<status>\d+))?")
 
@@ -84,13 +88,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         )
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", STEP_BY_STEP)
 def test_every_block_says_whether_it_is_run(page: str) -> None:
     for block in blocks(page):
         assert _RUN.fullmatch(block.marker) or re.fullmatch("not run: .+", block.marker), block.source
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", STEP_BY_STEP)
 def test_blocks_for_this_machine_do_what_they_say(page: str, folder: Path) -> None:
     run(page, "local", folder)
 
@@ -102,7 +106,7 @@ def test_blocks_for_kubernetes_do_what_they_say(folder: Path) -> None:
         (folder / each).mkdir()
     with ControlPlane(folder / "control-plane") as control_plane, Kubelet(control_plane, folder / "node"):
         kubeconfig = str(control_plane.kubeconfig)
-        for page in PAGES:  # the last one takes everything away again
+        for page in ON_KUBERNETES:
             said = run(page, "kubernetes", folder, KUBECONFIG=kubeconfig)
         assert 'vectorizercluster.vectorizer.io "search" deleted' in said
         assert re.search(r"data-search-0 .*Bound", said)
