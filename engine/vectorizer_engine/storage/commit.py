@@ -111,13 +111,14 @@ class GroupCommit:
     def paused(self) -> Iterator[None]:
         """While inside, nothing is committed. Do not stay long: writers wait.
 
-        Raises StorageFailure where the log does not know its own end.
+        Raises StorageFailure where the log does not know its own end, or has writes that could not be made visible.
         """
         with self._condition:
             while self._busy:
                 self._condition.wait()
             self._busy = True
         try:
+            self._check_unbroken()  # or what is only in the log would be taken for applied, and forgotten
             self._settle()
             yield
         finally:
@@ -136,6 +137,9 @@ class GroupCommit:
     def _check_usable(self) -> None:
         if self._closed:
             raise StoreClosed("the store is shutting down: send the write to another pod, or again later")
+        self._check_unbroken()
+
+    def _check_unbroken(self) -> None:
         if self._broken is not None:
             raise StorageFailure(
                 f"writes stopped after an internal error ({self._broken}): restart the engine, which recovers "
@@ -197,6 +201,7 @@ class GroupCommit:
             operation.abandon()
 
     def _write(self, group: list[_Ticket]) -> None:
+        self._check_unbroken()  # those that were waiting when it broke
         self._settle()
         prepared: list[tuple[_Ticket, bytes]] = []
         for ticket in group:

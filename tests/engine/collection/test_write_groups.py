@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +14,9 @@ from tests.engine.collection.test_collection import settled, wait_until
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.sealing import Sealing
+from vectorizer_engine.errors import StorageFailure
 from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.head import Head
 
 
 class WatchedDisk(Files):
@@ -66,4 +69,22 @@ def test_a_head_is_not_sealed_between_two_writes_of_a_group_that_are_both_in_it(
     store.close()
     store = open_store(tmp_path, limits=limits)
     assert everything(store.collection("c")).keys() == {1, 2, 3, 4, 5}
+    store.close()
+
+
+def test_what_an_internal_error_kept_from_being_visible_is_not_forgotten_by_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    collection = store.create_collection("c", params())
+    collection.upsert([1], vectors_of([1]), [None])
+    with monkeypatch.context() as patch:
+        patch.setattr(Head, "publish", Mock(side_effect=MemoryError("none left")))
+        with pytest.raises(MemoryError):
+            collection.upsert([2], vectors_of([2]), [None])
+    with pytest.raises(StorageFailure, match="restart the engine, which recovers"):
+        collection._shard.flush()  # as whoever is short of memory has it done
+    store.close()
+    store = open_store(tmp_path)
+    assert everything(store.collection("c")).keys() == {1, 2}
     store.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import pytest
 
+from tests.engine.collection.test_collection import wait_until
 from tests.engine.storage.test_object_log import PREFIX, made, opened
 from tests.engine.stores import Fault, FaultyStore
 from vectorizer_engine.errors import Fenced, StorageFailure, WriteInDoubt
@@ -101,3 +104,28 @@ def test_closing_abandons_what_is_in_doubt() -> None:
 def test_the_log_of_a_prefix_is_where_the_specification_says() -> None:
     store = made()
     assert list(store.objects) == [f"{PREFIX}/log/00000000000000000001"]
+
+
+class Bug(Note):
+    """Cannot be made visible."""
+
+    def apply(self, number: int) -> None:
+        raise KeyError("a bug")
+
+
+def test_whoever_waited_when_writing_broke_is_refused_like_those_who_come_later() -> None:
+    _, commit, visible = start()
+    waiting: list[Future[int]] = []
+    with ThreadPoolExecutor(2) as pool:
+        with commit.paused():
+            for operation in (Bug(b"a", visible), Note(b"b", visible)):
+                operation.reads = True  # so each is a group of its own
+                waiting.append(pool.submit(commit.submit, operation, wait=True))
+                wait_until(lambda: len(commit._waiting) == len(waiting))
+        with pytest.raises(KeyError):
+            waiting[0].result(20)
+        with pytest.raises(StorageFailure, match="restart the engine"):
+            waiting[1].result(20)
+    with pytest.raises(StorageFailure, match="restart the engine"), commit.paused():
+        raise AssertionError("whoever pauses would have the log forget what is not visible")
+    assert visible == []
