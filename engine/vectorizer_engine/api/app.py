@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,6 +22,7 @@ from vectorizer_engine.api.errors import HttpError, answer_error
 from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ABSENT, ROUTES
+from vectorizer_engine.api.workers import Workers
 from vectorizer_engine.errors import (
     ClusterConfigViolation,
     CollectionNotFound,
@@ -65,14 +65,14 @@ class Application:
         self._pace = Pace()
         self._searches = 0
         self._pools = {
-            Where.READERS: ThreadPoolExecutor(2 * _cores(), thread_name_prefix="reader"),
-            Where.WRITERS: ThreadPoolExecutor(WRITERS, thread_name_prefix="writer"),
+            Where.READERS: Workers(2 * _cores(), name="reader"),
+            Where.WRITERS: Workers(WRITERS, name="writer"),
         }
 
     def close(self) -> None:
         """Start nothing more. Does not wait for what runs."""
         for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -143,7 +143,7 @@ class Application:
     async def _run_in_thread(
         self, where: Where, call: Call, work: Callable[..., Plain | Outgoing], *arguments: Any
     ) -> Plain | Outgoing:
-        running = asyncio.get_running_loop().run_in_executor(self._pools[where], work, *arguments)
+        running = self._pools[where].run(work, *arguments)
         if "timeout" not in call.query:
             return await running
         try:
@@ -206,7 +206,6 @@ class Application:
     async def _send_in_pieces(self, outgoing: Outgoing, share: Body, receive: Receive, send: Send) -> None:
         """Send an answer that is longer than a piece. Where that fails, the client sees the connection break off."""
         await share.hold(outgoing.needed + STREAM_BYTES, advice=_SMALLER)
-        loop = asyncio.get_running_loop()
         disconnected = asyncio.ensure_future(receive())
         try:
             await self._send_start(send, 200, _JSON)
@@ -221,7 +220,7 @@ class Application:
                 if outgoing.needed > outgoing.granted:
                     await share.hold(outgoing.needed + STREAM_BYTES, advice=outgoing.advice)
                     outgoing.granted = outgoing.needed
-                await loop.run_in_executor(self._pools[Where.READERS], outgoing.advance)
+                await self._pools[Where.READERS].run(outgoing.advance)
         except ClientDisconnected:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not take the answer for whole

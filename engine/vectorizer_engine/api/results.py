@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode
+from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode, listed
 from vectorizer_engine.api.requests import WithPayload
 from vectorizer_engine.collection.payload_path import Projection, excluding, including
 from vectorizer_engine.collection.records import Record, Scored, decode_payload
@@ -43,18 +43,14 @@ class Selection:
     def record(self, point: Record) -> Fragments:
         return self._point({"id": point.id}, point)
 
-    def scored(self, point: Scored) -> Fragments:
-        # A score is a float32, and is printed as one: 0.1 and not 0.10000000149011612.
-        return self._point(
-            {"id": point.id, "version": point.version, "score": np.float32(point.score)}, point
-        )
+    def hits(self, points: list[Scored]) -> Fragments:
+        """A list of them. Without payloads and vectors it is small, and is made at once."""
+        if not self._payload and not self._vector:
+            return iter((encode([_hit(point) for point in points]),))
+        return listed(self._point(_hit(point), point) for point in points)
 
     def _point(self, fields: dict[str, Any], point: Record) -> Fragments:
-        text = encode(fields)
-        if not self._payload and not self._vector:
-            yield text
-            return
-        yield text[:-1]
+        yield encode(fields)[:-1]
         if self._payload:
             yield b',"payload":'
             yield from _whole(point.place) if self._project is None else _part(point.place, self._project)
@@ -65,6 +61,11 @@ class Selection:
         yield b',"vector":' + before
         yield encode(point.vector)
         yield after
+
+
+def _hit(point: Scored) -> dict[str, Any]:
+    # A score is a float32, and is printed as one: 0.1 and not 0.10000000149011612.
+    return {"id": point.id, "version": point.version, "score": np.float32(point.score)}
 
 
 def _whole(place: Place) -> Fragments:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from vectorizer_engine.api.answers import Fragments, Hold, listed
+from vectorizer_engine.api.answers import Fragments, Hold
 from vectorizer_engine.api.call import Call
 from vectorizer_engine.api.decoding import decode, decode_vector, first_byte, unnamed
 from vectorizer_engine.api.points import at_least_one
@@ -105,7 +105,7 @@ def _answers(
         for start in range(0, len(alike), together):
             for hits in plan.run(alike[start : start + together]):
                 yield separator
-                yield from listed(map(plan.selection.scored, hits))
+                yield from plan.selection.hits(hits)
                 yield after
                 separator = b"," + before
     yield b"]"
@@ -147,7 +147,7 @@ class _Plan:
         """The hits of this search alone."""
         yield self.holding_hits(1)
         [hits] = self.run([self])
-        yield from listed(map(self.selection.scored, hits))
+        yield from self.selection.hits(hits)
 
     def key(self) -> bytes:
         """Equal for searches that differ in their vector only."""

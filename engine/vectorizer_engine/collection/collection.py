@@ -40,6 +40,9 @@ from vectorizer_engine.storage.payload_index import FieldType
 _POINTS_AT_ONCE = 1000
 """A change that a filter selects is written in steps of so many points."""
 
+_PLAIN_SQUARES = (1e-20, 1e20)
+"""Between these, a vector's squared length is exact enough to divide by it."""
+
 _PAYLOAD_DEPTH = 128
 """So many objects and lists inside each other, as in Qdrant. What is stored can then always be read again:
 decoders give up at a depth that depends on who calls them."""
@@ -306,6 +309,10 @@ class Collection:
                 got=vectors.shape[-1] if vectors.ndim else 0,
             )
         rows = np.ascontiguousarray(vectors, np.float32)
+        squares = np.einsum("ij,ij->i", rows, rows)
+        if _PLAIN_SQUARES[0] < squares.min(initial=1.0) and squares.max(initial=1.0) < _PLAIN_SQUARES[1]:
+            # Nothing in them is NaN, infinite, or too large or small to be squared: nearly always so.
+            return rows / np.sqrt(squares)[:, None] if self.params.distance is Distance.COSINE else rows
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise InvalidVector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -218,13 +219,14 @@ def test_what_is_known_of_collections_stays_bounded() -> None:
     assert pace.is_brief("c4999", b"{}")
 
 
-def serving(
+@contextlib.asynccontextmanager
+async def serving(
     monkeypatch: pytest.MonkeyPatch,
     engine: Engine,
     handler: Callable[[Call], Any],
     pattern: str = "/test",
     where: Where = Where.READERS,
-) -> httpx.AsyncClient:
+) -> AsyncIterator[httpx.AsyncClient]:
     """The application with one route."""
     route = Route(
         method="POST" if where is Where.SEARCHERS else "GET",
@@ -236,7 +238,11 @@ def serving(
     )
     monkeypatch.setattr(app_module, "ROUTES", (route,))
     application: Any = Application(engine)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://engine")
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(application), base_url="http://engine"
+    ) as client:
+        yield client
+    application.close()
 
 
 def test_without_linuxs_accounting_there_are_no_figures_of_the_process(tmp_path: Any) -> None:

@@ -65,6 +65,7 @@ BOUNDED = {
     "api.bodies.RequestMemory._waiting": A_REQUEST,
     "api.connection.Connection._unread": "what one read of a socket brought; nothing more is read meanwhile",
     "api.pace.Pace._seconds": A_COLLECTION,
+    "api.workers.Workers._tasks": A_REQUEST,
     "cache.advanced_cache.AdvancedCache._blocks": "in the overhead that each block is charged",
     "cache.memory_account.MemoryAccount._evictable": "in what each charge's owner reserves",
     "cache.memory_manager.CacheMemoryManager._accounts": A_TENANT,
