@@ -125,6 +125,20 @@ def test_a_full_volume_refuses_writes_and_no_reads_until_space_is_freed(
         assert status(http) in ("green", "yellow")
 
 
+def test_deleting_a_collection_makes_room_on_a_full_volume(engine: EngineProcess, volume: Volume) -> None:
+    engine.start()
+    with engine.http() as http:
+        for name in ("spare", "c"):
+            shape = {"vectors": {"size": 4, "distance": "Dot"}}
+            http.put(f"/collections/{name}", json=shape).raise_for_status()
+        spare = {"points": [{"id": n, "vector": [1, 2, 3, 4], "payload": {"text": TEXT}} for n in range(500)]}
+        http.put("/collections/spare/points", json=spare).raise_for_status()
+        volume.run("cat /dev/zero > filler || true")
+        assert upsert(http, 0, 50).status_code == 507
+        assert http.delete("/collections/spare").is_success
+        engine.wait_until(lambda: upsert(http, 0, 50).is_success, "writable")
+
+
 def status(http: httpx.Client) -> str:
     found: str = http.get("/collections/c").json()["result"]["status"]
     return found
