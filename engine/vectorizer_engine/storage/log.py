@@ -161,7 +161,11 @@ class FileLog:
             end = self._starts[1] if len(self._starts) > 1 else self._next
             if end > through + 1 or (len(self._starts) == 1 and self._open is not None):
                 break
-            self._files.remove(self._path(self._starts.pop(0)))
+            path = self._path(self._starts.pop(0))
+            try:
+                self._files.remove(path)
+            except OSError as error:
+                logger.warning("%s is no longer needed, and stays until the next start: %s", path, str(error))
 
     def close(self) -> None:
         if self._open is not None:

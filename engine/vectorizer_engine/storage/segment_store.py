@@ -179,8 +179,15 @@ class FileSegmentStore:
         write_segment(self._path(number), batches, dimension=self._dimension, files=self._files)
 
     def _remove(self, number: int) -> None:
-        """Remove the files of a segment that is not needed any more, or was never finished."""
-        self._files.remove_tree(self._path(number))
+        """Remove the files of a segment that is not needed any more, or was never finished.
+
+        Those that cannot be removed are left to the next opening: what was published counts all the same.
+        """
+        path = self._path(number)
+        try:
+            self._files.remove_tree(path)
+        except OSError as error:
+            logger.warning("%s is no longer needed, and stays until the next start: %s", path, str(error))
 
     def _path(self, number: int) -> Path:
         return self._folder / "segments" / f"{number:08d}"
