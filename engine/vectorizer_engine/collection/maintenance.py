@@ -12,9 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from vectorizer_engine.cache.memory_manager import MemoryAccount
+from vectorizer_engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +66,18 @@ class Maintenance:
     def relieve(self, memory: MemoryAccount, *, at_least: int = 1) -> None:
         """Have a head sealed that holds *at_least* so much, because *memory* is short of it.
 
-        The largest of those that are charged to *memory*, or else of those from which it would gain.
+        The largest of those that are charged to *memory*, or else of those from which it would gain. One that cannot
+        be sealed is passed over: that is told to who writes there, and is no affair of who is short of memory here.
         """
         with self._lock:
             holders = [holder for holder in self._holders if holder.head_bytes >= at_least]
         holders = [holder for holder in holders if holder.memory is memory] or [
             holder for holder in holders if memory.gains_from(holder.memory)
         ]
-        if holders:
-            max(holders, key=lambda holder: holder.head_bytes).flush()
+        for holder in sorted(holders, key=lambda holder: holder.head_bytes, reverse=True):
+            with suppress(EngineError):
+                holder.flush()
+                return
 
     def seal(self, job: Job) -> None:
         self._seal.submit(job)

@@ -143,6 +143,25 @@ def test_the_head_that_holds_most_is_flushed() -> None:
     assert (small.flushed, large.flushed) == (1, 1)
 
 
+class Broken(Holder):
+    """Stands for a shard whose log does not know its own end."""
+
+    def flush(self) -> None:
+        super().flush()
+        raise StorageFailure("cannot learn what became of an earlier write to the log of another tenant")
+
+
+def test_a_head_that_cannot_be_flushed_is_passed_over_and_is_no_error_of_another_collection() -> None:
+    memory = CacheMemoryManager(100)
+    maintenance = Maintenance()
+    broken, small = Broken(2, memory), Holder(1, memory)
+    maintenance.register(broken)
+    maintenance.relieve(memory)
+    maintenance.register(small)
+    maintenance.relieve(memory)
+    assert (broken.flushed, small.flushed) == (2, 1)
+
+
 def test_a_tenant_that_is_short_of_memory_has_its_own_heads_flushed_and_never_those_of_who_holds_less() -> (
     None
 ):
