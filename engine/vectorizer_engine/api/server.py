@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -71,9 +72,19 @@ def serve(
     --skip-cluster-validation was given.
     """
     return_large_blocks_at_once()
+    allow_many_files()
     status = uvloop.run(_serve(config, listener, reread, skipped_violations))
     _end_threads()
     return status
+
+
+def allow_many_files() -> None:
+    """As many open files as the system lets this process have: segments and connections each take some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # macOS refuses what its kernel cannot do
+        logger.warning("the limit of open files stays %d of %d: %s", soft, hard, error)
 
 
 async def _serve(

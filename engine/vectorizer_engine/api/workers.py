@@ -42,7 +42,7 @@ class Workers:
         return done
 
     def close(self) -> None:
-        """Start nothing more, and let the threads end. Does not wait for what runs. Without it the process does not end."""
+        """Start nothing more, and let the threads end, without waiting for them. Unclosed ones keep a process alive."""
         while not self._tasks.empty():
             self._tasks.get_nowait()
         for _ in range(self._threads):
