@@ -238,6 +238,8 @@ def test_long_release_names_still_make_valid_object_names() -> None:
         ("imagePullSecrets[0].nam=x", "/imagePullSecrets/0"),
         ("resources.limit.memory=1Gi", "limit"),
         ("logLevel=loud", "/logLevel"),
+        ("monitoring.prometheusRule.runbooks=wiki", "/monitoring/prometheusRule/runbooks"),
+        ("monitoring.dashboards.enabled=true", "dashboards"),
     ],
 )
 def test_values_that_mean_nothing_are_refused_by_name(setting: str, complaint: str) -> None:

@@ -7,17 +7,23 @@ import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from urllib.request import urlopen
 
 import pytest
+import yaml
 from qdrant_client import QdrantClient
 
 from tests.helm.chart import CHART, NAMESPACE, RELEASE, ROOT, Object
+from tests.helm.prometheus_kinds import prometheus_kinds
+from tests.helm.test_monitoring import EVERYTHING
 from tests.kube.controlplane import CommandError, ControlPlane
 from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
+from tests.monitoring.test_alerts import RULES
 from vectorizer_operator.webhook import certificates
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+MONITOR_WITH_KEY = ROOT / "examples" / "monitoring" / "cluster-with-key.yaml"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
 
@@ -220,6 +226,30 @@ spec:
 
 
 CERT_MANAGER_KINDS = _kind("Certificate") + _kind("Issuer")
+
+
+def test_what_prometheus_reads_is_made_as_soon_as_its_kinds_are_there(quickstart: ControlPlane) -> None:
+    upgrade = ("upgrade", RELEASE, str(CHART), "--reuse-values", *EVERYTHING)
+    assert "Left out" in helm(quickstart, *upgrade, "--dry-run=server")
+    quickstart.kubectl("apply", "-f", "-", stdin=prometheus_kinds())
+    quickstart.kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com")
+    quickstart.kubectl("wait", "--for=condition=Established", "crd/prometheusrules.monitoring.coreos.com")
+    assert "Left out" not in helm(quickstart, *upgrade)
+    rule = get(quickstart, "prometheusrule", RELEASE, "-n", NAMESPACE)
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+    service = get(quickstart, "service", f"{RELEASE}-metrics", "-n", NAMESPACE)["spec"]
+    for pod in get(quickstart, "pods", "-n", NAMESPACE, "-l", selected(service["selector"]))["items"]:
+        metrics = f"http://{pod['status']['podIP']}:{service['ports'][0]['port']}/metrics"
+        assert "vectorizer_operator_leader" in urlopen(metrics, timeout=10).read().decode()
+    monitor = get(quickstart, "servicemonitor", f"{RELEASE}-clusters", "-n", NAMESPACE)["spec"]
+    found = get(quickstart, "service", "-l", selected(monitor["selector"]["matchLabels"]))["items"]
+    assert [each["metadata"]["name"] for each in found] == ["quickstart"]
+    quickstart.kubectl("create", "namespace", "search")
+    quickstart.kubectl("create", "--validate=strict", "-f", str(MONITOR_WITH_KEY))
+
+
+def selected(labels: dict[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items())
 
 
 def test_uninstalling_keeps_the_definition_the_clusters_and_their_pods(quickstart: ControlPlane) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.monitoring.panels import ROOT
+from tests.monitoring.panels import ROOT, queries
 from tests.promtool import promtool
 
 RULES = ROOT / "helm" / "vectorizer-operator" / "monitoring" / "alerts.yaml"
@@ -189,3 +189,21 @@ def test_every_alert_has_a_page_that_says_what_to_do_and_every_page_an_alert() -
             "## What to do",
         ]
         assert re.search(r"^```sh\n[^`]*\bkubectl\b", text, re.MULTILINE), alert
+
+
+def test_alerts_are_about_metrics_that_a_panel_shows_and_so_somebody_exports() -> None:
+    shown = {name for asked in (True, False) for query in queries(operator=asked) for name in names(query)}
+    for alert, rule in ALERTS.items():
+        assert names(rule["expr"]) - {"up"} <= shown, alert
+
+
+def names(expression: str) -> set[str]:
+    """The metrics in *expression*: no label values, and no labels."""
+    bare = re.sub(r"by \([^)]*\)|\{[^}]*\}", "", expression)
+    return set(re.findall(r"\b(?:vectorizer_\w+|up)\b", bare))
+
+
+def test_the_page_about_monitoring_names_every_alert_with_its_severity() -> None:
+    page = (ROOT / "docs" / "users" / "MONITORING.md").read_text()
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(\.\./runbooks/\1\.md\) \| (\w+) \|", page, re.MULTILINE))
+    assert rows == {alert: rule["labels"]["severity"] for alert, rule in ALERTS.items()}
