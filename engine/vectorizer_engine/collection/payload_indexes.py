@@ -38,9 +38,13 @@ MAX_FIELDS = 100
 """Of a collection. Each is an open file beside each segment."""
 
 _UNFINISHED = ".part"
-_ROWS_AT_ONCE = 1024
+_PAYLOAD_BYTES_AT_ONCE = 32 * 1024
+_ROW_BYTES = 64
+"""What a row counts for besides its payload."""
+
 _HEADROOM_BYTES = 1024**2
-"""Reserved ahead of what `_ROWS_AT_ONCE` payloads add."""
+"""Reserved ahead of what `_PAYLOAD_BYTES_AT_ONCE` add: 17 times as much at most, a number of 34 bytes for a digit and
+a comma. One payload that is longer adds more than that."""
 
 _payload = msgspec.json.Decoder(Payload)
 
@@ -160,15 +164,25 @@ class PayloadIndexes:
             for path, type in wanted.items()
         }
         writers = [indexer.writer for indexer in indexers.values()]
+
+        def may_go_on() -> bool:
+            """Whether it is wanted still, and what the writers hold by now can be had."""
+            held = sum(writer.heap_bytes(segment.count) for writer in writers)
+            needed = max(0, held + _HEADROOM_BYTES - charge.nbytes)
+            return segment not in self._discarded and still_wanted() and charge.grow(needed)
+
         try:
-            for row, payload in _payloads(segment):
-                if row % _ROWS_AT_ONCE == 0:
-                    held = sum(writer.heap_bytes(segment.count) for writer in writers)
-                    needed = max(0, held + _HEADROOM_BYTES - charge.nbytes)
-                    if segment in self._discarded or not still_wanted() or not charge.grow(needed):
+            unaccounted = _PAYLOAD_BYTES_AT_ONCE
+            for row, size, payload in _payloads(segment):
+                if unaccounted >= _PAYLOAD_BYTES_AT_ONCE:
+                    if not may_go_on():
                         return False
+                    unaccounted = 0
+                unaccounted += _ROW_BYTES + size
                 for indexer in indexers.values():
                     indexer.add(row, payload)
+            if not may_go_on():
+                return False
             for path, indexer in indexers.items():
                 file = index_file(segment, path, wanted[path])
                 unfinished = file.with_name(file.name + _UNFINISHED)
@@ -196,6 +210,7 @@ class PayloadIndexes:
                     self._files.remove(file)
 
 
-def _payloads(segment: Segment) -> Iterator[tuple[int, Payload]]:
+def _payloads(segment: Segment) -> Iterator[tuple[int, int, Payload]]:
+    """Each row, how long its payload is, and the payload."""
     for row, point in segment.scan(LiveMask.from_deleted(b"", segment.count)):
-        yield row, _payload.decode(point.payload) if point.payload else {}
+        yield row, len(point.payload), _payload.decode(point.payload) if point.payload else {}

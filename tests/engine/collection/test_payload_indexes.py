@@ -274,6 +274,25 @@ def test_without_memory_an_index_is_built_later_and_filters_hold_meanwhile(tmp_p
     store.close()
 
 
+def test_few_payloads_with_many_values_are_indexed_within_the_limit(tmp_path: Path) -> None:
+    """250 lists of 2,000 numbers are 17 MB while they are sorted, which is refused where the limit is 8 MiB."""
+    memory = CacheMemoryManager(8 * MiB)
+    store = open_at(tmp_path, memory=memory)
+    collection = store.create_collection("c", params())
+    ids = list(range(250))
+    for first in range(0, 250, 50):
+        some = ids[first : first + 50]
+        payloads = [{"seen": list(range(point, point + 2000))} for point in some]
+        collection.upsert(some, vectors_of(some), payloads)
+    collection._shard.flush()
+    wait_until(lambda: settled(collection))
+    assert not collection.create_payload_index("seen", FieldType.INTEGER)
+    store.close()
+    store = open_at(tmp_path)
+    wait_until(lambda: all(segment.fields for segment in sealed(store.collection("c"))))
+    store.close()
+
+
 def test_no_failing_write_leaves_a_wrong_index_or_blocks_the_collection(tmp_path: Path) -> None:
     failures = 0
     for call in range(100):
