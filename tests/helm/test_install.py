@@ -229,7 +229,7 @@ CERT_MANAGER_KINDS = _kind("Certificate") + _kind("Issuer")
 
 
 def test_what_prometheus_reads_is_made_as_soon_as_its_kinds_are_there(quickstart: ControlPlane) -> None:
-    upgrade = ("upgrade", RELEASE, str(CHART), "--reuse-values", *EVERYTHING)
+    upgrade = ("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values", *EVERYTHING)
     assert "Left out" in helm(quickstart, *upgrade, "--dry-run=server")
     quickstart.kubectl("apply", "-f", "-", stdin=prometheus_kinds())
     quickstart.kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com")
