@@ -61,9 +61,9 @@ class FailingDisk(Files):
         self._may_fail(f"sync {folder.name}")
         super().sync_folder(folder)
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path, *, parents: bool = True) -> None:
         self._may_fail(f"mkdir {folder.name}")
-        super().make_folder(folder)
+        super().make_folder(folder, parents=parents)
 
     def rename(self, source: Path, target: Path) -> None:
         self._may_fail(f"rename {target.name}")
@@ -98,10 +98,10 @@ class ForgetfulDisk(Files):
             names = {entry.name: entry.inode() for entry in os.scandir(folder)}
             self._names[folder.stat().st_ino] = names
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path, *, parents: bool = True) -> None:
         with self._lock:
             fresh = [path for path in (folder, *folder.parents) if not path.exists()]
-            super().make_folder(folder)
+            super().make_folder(folder, parents=parents)
             for path in fresh:
                 self._names[path.stat().st_ino] = {}
 

@@ -124,6 +124,8 @@ class Sealing:
         except Stopping:
             return
         except Exception as error:
+            if not self._is_running():
+                return  # what it had in hand was taken away; recovery seals what is left
             # Its words only: the error itself would keep alive all that the failed job had in hand.
             self._fail(StorageFull if isinstance(error, StorageFull) else StorageFailure, str(error))
             if not isinstance(error, EngineError):

@@ -64,8 +64,9 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def make_folder(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def make_folder(self, folder: Path, *, parents: bool = True) -> None:
+        """Without *parents*, raises FileNotFoundError where the parent is gone, instead of making it again."""
+        folder.mkdir(parents=parents, exist_ok=True)
 
     def rename(self, source: Path, target: Path) -> None:
         """Replace *target* by *source* in one step."""

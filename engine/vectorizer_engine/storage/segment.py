@@ -96,7 +96,7 @@ def write_segment(
 
     Returns how many points there are. Raises OSError; what it left then is for the caller to remove.
     """
-    files.make_folder(folder)
+    files.make_folder(folder, parents=False)  # the collection may be deleted meanwhile
     vectors = files.create(folder / VECTORS_NAME)
     try:
         with _lmdb_errors(folder / POINTS_NAME):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -198,9 +199,15 @@ class NotedCompaction(Compaction):
     def schedule(self) -> None: ...
 
 
-def sealing_of(compaction: Compaction, maintenance: Maintenance, folder: Path) -> Sealing:
+def sealing_of(
+    compaction: Compaction,
+    maintenance: Maintenance,
+    folder: Path,
+    *,
+    is_running: Callable[[], bool] = lambda: True,
+) -> Sealing:
     environment = ShardEnvironment(CacheMemoryManager(MiB), maintenance, Files(), folder, ShardLimits())
-    return Sealing(compaction, environment, is_running=lambda: True)
+    return Sealing(compaction, environment, is_running=is_running)
 
 
 def submit(sealing: Sealing) -> None:
@@ -243,3 +250,57 @@ def test_a_head_that_could_not_be_sealed_is_tried_again(
     wait_until(lambda: not sealing.busy)
     assert compaction.sealed == ["a", "a"]
     maintenance.close()
+
+
+def test_what_fails_because_its_shard_was_closed_is_no_error_and_not_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    maintenance, done = Maintenance(), threading.Event()
+    compaction = NotedCompaction("a", [])
+    compaction.failures = [AssertionError("a charge gives away at most what it holds")]
+    sealing = sealing_of(compaction, maintenance, tmp_path, is_running=lambda: False)
+    submit(sealing)
+    maintenance.seal(done.set)
+    assert done.wait(20)
+    maintenance.close()
+    assert (compaction.failures, compaction.sealed, caplog.text) == ([], [], "")
+
+
+class SlowSegments(Files):
+    """Begins to write a segment only when its collection's folder is on its way out."""
+
+    def __init__(self) -> None:
+        self.asked, self.renamed, self.done = threading.Event(), threading.Event(), threading.Event()
+
+    def make_folder(self, folder: Path, *, parents: bool = True) -> None:
+        if folder.parent.name != "segments":
+            super().make_folder(folder, parents=parents)
+            return
+        self.asked.set()
+        assert self.renamed.wait(20)
+        try:
+            super().make_folder(folder, parents=parents)
+        finally:
+            self.done.set()
+
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        if target.name.startswith(".old-"):
+            self.renamed.set()
+            assert self.done.wait(20)
+
+
+def test_a_collection_that_is_deleted_while_a_head_is_sealed_stays_deleted(tmp_path: Path) -> None:
+    disk = SlowSegments()
+    store = open_store(tmp_path, files=disk)
+    collection = store.create_collection("c", params())
+    for number in range(SMALL.head_points + 1):
+        collection.upsert([number], vectors_of([number]), [None])
+    assert disk.asked.wait(20)
+    store.delete_collection("c")
+    wait_until(lambda: list((tmp_path / "collections").iterdir()) == [])
+    store.close()
+    store = open_store(tmp_path)
+    assert store.damaged == {}
+    store.create_collection("c", params())
+    store.close()

@@ -25,8 +25,8 @@ class WatchedDisk(Files):
     def __init__(self) -> None:
         self.writing = threading.Event()
 
-    def make_folder(self, folder: Path) -> None:
-        super().make_folder(folder)
+    def make_folder(self, folder: Path, *, parents: bool = True) -> None:
+        super().make_folder(folder, parents=parents)
         if folder.parent.name == "segments":
             self.writing.set()
 
