@@ -141,7 +141,7 @@ class AdvancedCache:
             if block.number not in self._blocks:
                 return  # evicted since, and what was reserved with it
             if key in self._places:
-                self._remove(key)
+                self._remove(key, filling=block)
             block.add(key, entry)
             block.charge.touch()
             self._places[key] = block
@@ -181,11 +181,11 @@ class AdvancedCache:
     def _newest(self) -> _Block | None:
         return next(reversed(self._blocks.values()), None)
 
-    def _remove(self, key: bytes) -> None:
-        """Forget one entry, and its block with the last of them."""
+    def _remove(self, key: bytes, *, filling: _Block | None = None) -> None:
+        """Forget one entry, and its block with the last of them, unless the block is being filled again."""
         block = self._places.pop(key)
         entry = block.pop(key)
-        if block:
+        if block or block is filling:
             block.charge.shrink(_cost(key, entry))
         else:
             del self._blocks[block.number]

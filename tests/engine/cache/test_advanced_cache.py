@@ -39,6 +39,17 @@ def test_what_was_put_is_found_until_it_is_too_old() -> None:
     assert memory.snapshot().evictions == {(CacheType.QUERY, EvictionReason.TTL): 1}
 
 
+def test_an_answer_that_two_searches_found_at_once_is_kept_once_and_charged() -> None:
+    memory = CacheMemoryManager(MiB)
+    cache = AdvancedCache(memory)
+    cache.put(b"key", b"value")
+    once = memory.snapshot().used
+    cache.put(b"key", b"again")
+    assert memory.snapshot().used == once
+    cache.put(b"other", b"value")
+    assert cache.get(b"key") == b"again"
+
+
 def test_beyond_the_number_of_entries_the_oldest_use_goes() -> None:
     memory = CacheMemoryManager(MiB)
     cache = AdvancedCache(memory, max_entries=2)
