@@ -24,19 +24,29 @@ PIECE_BYTES = 4096
 
 
 class _Reading(FlowControl):
-    """What pauses and resumes reading. While it is held, nobody else resumes it."""
+    """What pauses and resumes reading, for either of two reasons: requests that wait, and uvicorn's own, which pauses
+    while a body that nobody takes is in its buffer.
+    """
 
     held = False
+    _paused = False
 
     def hold(self, held: bool) -> None:
         self.held = held
-        if held:
-            self.pause_reading()
-        else:
-            self.resume_reading()
+        self._pause_or_resume()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._pause_or_resume()
 
     def resume_reading(self) -> None:
-        if not self.held:
+        self._paused = False
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        if self.held or self._paused:
+            super().pause_reading()
+        else:
             super().resume_reading()
 
 
