@@ -46,9 +46,7 @@ def default_value(field: FieldInfo) -> str:
     """The default as YAML has it, sizes as quantities."""
     default = field.default
     if isinstance(default, int) and not isinstance(default, bool):
-        for unit, suffix in _UNITS:
-            if default >= unit and default % unit == 0:
-                return f"{default // unit}{suffix}"
+        return _number(default)
     if isinstance(default, tuple):
         default = list(default)
     if isinstance(default, Enum):
@@ -58,10 +56,18 @@ def default_value(field: FieldInfo) -> str:
     ).splitlines()[0]
 
 
+def _number(number: int) -> str:
+    """As it is best read: whole units as a quantity."""
+    for unit, suffix in _UNITS:
+        if number >= unit and number % unit == 0:
+            return f"{number // unit}{suffix}"
+    return str(number)
+
+
 def bounds(field: FieldInfo) -> str:
     """The bounds that the field's type has, as a sentence behind a blank, or nothing."""
     found = {
-        kind: getattr(bound, kind)
+        kind: _number(getattr(bound, kind))
         for bound in field.metadata
         for kind in ("ge", "gt", "le")
         if hasattr(bound, kind)

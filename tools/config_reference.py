@@ -95,7 +95,14 @@ def _default(field: FieldInfo) -> str:
 
 def _value(field: FieldInfo) -> str:
     """What may be written there, in words."""
-    limits = bounds(field).strip().rstrip(".").lower()
+    limits = (
+        bounds(field)
+        .strip()
+        .rstrip(".")
+        .replace("At", "at")
+        .replace("Above", "above")
+        .replace("From", "from")
+    )
     return ", ".join(filter(None, (_kind(field.annotation, field.metadata), limits)))
 
 
