@@ -95,14 +95,8 @@ def _default(field: FieldInfo) -> str:
 
 def _value(field: FieldInfo) -> str:
     """What may be written there, in words."""
-    limits = (
-        bounds(field)
-        .strip()
-        .rstrip(".")
-        .replace("At", "at")
-        .replace("Above", "above")
-        .replace("From", "from")
-    )
+    limits = bounds(field).strip().rstrip(".")
+    limits = limits[:1].lower() + limits[1:]
     return ", ".join(filter(None, (_kind(field.annotation, field.metadata), limits)))
 
 
