@@ -147,7 +147,8 @@ def update_batch(call: Call) -> Any:
         try:
             done.append(_OPERATIONS[kind](replace(call, body=bytes(body))))
         except InvalidRequest as error:
-            raise type(error)(f"{where}.{kind}: {error}; operations before it are done") from None
+            error.args = (f"{where}.{kind}: {error}; operations before it are done",)
+            raise
     return done
 
 
