@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode, listed
@@ -78,7 +79,8 @@ def _whole(place: Place) -> Fragments:
 
 def _part(place: Place, project: Projection) -> Fragments:
     yield Hold(_DECODED * place.payload_size, "ask for the whole payload, which is not decoded")
-    yield encode(project(decode_payload(place.payload())))
+    # Not `encode`, which refuses integers beyond 64 bits: they are stored as they came.
+    yield msgspec.json.encode(project(decode_payload(place.payload())))
 
 
 def _projection(with_payload: WithPayload) -> Projection | None:

@@ -45,6 +45,16 @@ def test_points_come_back_as_they_went_in(client: QdrantClient, name: str) -> No
     assert records[0].payload == {}
 
 
+def test_a_number_beyond_64_bits_comes_back_alone_as_it_does_in_its_payload(
+    http: httpx.Client, client: QdrantClient, name: str
+) -> None:
+    client.upsert(name, [models.PointStruct(id=1, vector=[1, 0, 0], payload={"n": 2**70, "a": 1})])
+    for wanted in (True, ["n"]):
+        answer = http.post(f"/collections/{name}/points", json={"ids": [1], "with_payload": wanted})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["result"][0]["payload"]["n"] == 2**70
+
+
 def test_a_batch_of_columns_is_upserted(client: QdrantClient, name: str) -> None:
     client.upsert(name, models.Batch(ids=[5, 6], vectors=[[1, 2, 3], [4, 5, 6]], payloads=[{"a": 1}, {}]))
     client.upsert(name, models.Batch(ids=[7], vectors=[[7, 8, 9]]))
