@@ -27,7 +27,7 @@ async def test_a_body_that_waits_for_memory_is_not_read_and_then_arrives_whole()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"%d bytes" % received})
 
-    config = uvicorn.Config(application, lifespan="off", log_config=None)  # type: ignore[arg-type]
+    config = uvicorn.Config(application, lifespan="off", log_config=None)
     config.load()
 
     def connection() -> Connection:
