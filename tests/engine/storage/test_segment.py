@@ -73,6 +73,7 @@ def batches(step: int = 1000) -> list[tuple[list[StoredPoint], np.ndarray]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     target = tmp_path / "segments" / "00000001"
+    target.parent.mkdir(exist_ok=True)
     assert write_segment(target, batches(), dimension=3, files=Files()) == 2500
     return target
 
@@ -154,6 +155,7 @@ LONG = [StoredPoint(encode_id(n), n, b'"%s"' % (b"%02d" % n * 2**19)) for n in r
 def long_payloads(tmp_path: Path) -> Segment:
     rows = np.zeros((1, 3), np.float32)
     target = tmp_path / "segments" / "00000002"
+    target.parent.mkdir(exist_ok=True)
     write_segment(target, (([point], rows) for point in LONG), dimension=3, files=Files())
     return Segment(target, id=2, dimension=3)
 
