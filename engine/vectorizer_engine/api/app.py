@@ -111,21 +111,23 @@ class Application:
         )
         async with share as body:
             call = Call(self._engine, tenant, path, query, body)
-            answer = await self._run(route, call, began)
+            answer = await self._run(route, call, share, began)
             while isinstance(answer, Outgoing) and answer.needed > answer.granted:
                 await share.hold(answer.needed, advice=answer.advice)
                 answer.granted = answer.needed
-                answer = await self._run_in_thread(Where.READERS, call, self._advance, answer, call, began)
+                answer = await self._run_in_thread(
+                    Where.READERS, call, share, self._advance, answer, call, began
+                )
             if isinstance(answer, Outgoing):
                 await self._send_in_pieces(answer, share, receive, send)
                 return None
             return answer
 
-    async def _run(self, route: Route, call: Call, began: float) -> Plain | Outgoing:
+    async def _run(self, route: Route, call: Call, share: Body, began: float) -> Plain | Outgoing:
         if route.where is Where.LOOP:
             return self._perform(route, call, began)
         if route.where is not Where.SEARCHERS:
-            return await self._run_in_thread(route.where, call, self._perform, route, call, began)
+            return await self._run_in_thread(route.where, call, share, self._perform, route, call, began)
         collection = call.tenant, call.path["collection"]
         self._searches += 1
         try:
@@ -134,25 +136,27 @@ class Application:
             if self._searches == 1 and self._pace.is_brief(collection, call.body):
                 answer = self._perform(route, call, began)
             else:
-                answer = await self._run_in_thread(Where.READERS, call, self._perform, route, call, began)
+                answer = await self._run_in_thread(
+                    Where.READERS, call, share, self._perform, route, call, began
+                )
             self._pace.note(collection, time.perf_counter() - started)
             return answer
         finally:
             self._searches -= 1
 
     async def _run_in_thread(
-        self, where: Where, call: Call, work: Callable[..., Plain | Outgoing], *arguments: Any
+        self, where: Where, call: Call, share: Body, work: Callable[..., Plain | Outgoing], *arguments: Any
     ) -> Plain | Outgoing:
         running = self._pools[where].run(work, *arguments)
         if "timeout" not in call.query:
             return await running
-        try:
-            return await asyncio.wait_for(running, int(call.query["timeout"]))
-        except TimeoutError:
-            raise HttpError(
-                408,
-                f"not done within timeout={call.query['timeout']} seconds; a write may still happen",
-            ) from None
+        done, _ = await asyncio.wait((running,), timeout=int(call.query["timeout"]))
+        if done:
+            return running.result()
+        share.keep_until(running)
+        raise HttpError(
+            408, f"not done within timeout={call.query['timeout']} seconds; a write may still happen"
+        )
 
     def _perform(self, route: Route, call: Call, began: float) -> Plain | Outgoing:
         """Run the handler and make the first piece of its answer, all on the current thread."""
@@ -260,7 +264,7 @@ def _body_length(headers: list[tuple[bytes, bytes]]) -> int | None:
     length: int | None = 0
     for name, value in headers:
         if name == b"content-length":
-            return int(value)
+            length = int(value)
         if name == b"transfer-encoding":
             length = None
         if name == b"content-encoding" and value != b"identity":

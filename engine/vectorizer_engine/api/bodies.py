@@ -85,6 +85,7 @@ class Body:
         self._memory = memory
         self._reserved = 0
         self._answer_bytes = 0
+        self._user: asyncio.Future[Any] | None = None
 
     async def __aenter__(self) -> bytes | bytearray:
         """The whole body. Raises HttpError 413, 408 or 429, and ClientDisconnected."""
@@ -103,7 +104,14 @@ class Body:
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._release()
+        if self._user is None:
+            self._release()
+        else:
+            self._user.add_done_callback(lambda _: self._release())
+
+    def keep_until(self, user: asyncio.Future[Any]) -> None:
+        """Hold the share until *user* is done, though the request is answered before."""
+        self._user = user
 
     async def hold(self, nbytes: int, *, advice: str) -> None:
         """Hold *nbytes* besides the body, to make the answer. Raises HttpError 422 or 429."""

@@ -168,6 +168,19 @@ async def test_a_request_with_a_timeout_is_answered_in_time(
     assert (in_time.status_code, in_time.json()["result"]) == (200, True)
 
 
+async def test_a_body_that_is_still_worked_on_after_its_timeout_stays_charged_until_that_ends(
+    monkeypatch: pytest.MonkeyPatch, recovering: Engine
+) -> None:
+    release = threading.Event()
+    async with serving(monkeypatch, recovering, lambda call: release.wait(30)) as client:
+        late = await client.request("GET", "/test?timeout=1", content=b"x" * 100)
+        assert (late.status_code, recovering.request_memory.used) == (408, 100)
+        release.set()
+        async with asyncio.timeout(20):
+            while recovering.request_memory.used:
+                await asyncio.sleep(0.001)
+
+
 async def test_a_client_that_goes_away_gets_no_answer_and_is_no_error(
     recovering: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

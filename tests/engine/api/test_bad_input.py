@@ -223,9 +223,11 @@ def _anonymous(http: httpx.Client) -> int:
 
 
 def test_a_compressed_body_is_refused(http: httpx.Client, points: str) -> None:
-    answer = http.put(points, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
-    assert "compressed bodies are not supported" in error(answer)
-    assert answer.status_code == 415
+    headers = {"content-length": "2", "content-encoding": "gzip"}
+    for order in (list(headers.items()), list(headers.items())[::-1]):
+        answer = http.put(points, content=b"\x1f\x8b", headers=order)
+        assert "compressed bodies are not supported" in error(answer)
+        assert answer.status_code == 415
 
 
 @pytest.mark.parametrize(
