@@ -116,7 +116,7 @@ def _convert_config(path: Path, file_config: Mapping[str, Any], files: Files) ->
     changes = needed_changes(file_config)
     if changes:
         real = path.resolve()
-        text = real.read_text(encoding="utf-8")
+        text = real.read_bytes().decode()  # as it is: read_text would change the ends of its lines
         replace_content(real, apply_changes(text, changes).encode(), like=real, files=files)
     return tuple(change.path for change in changes)
 

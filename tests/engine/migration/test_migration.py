@@ -112,6 +112,18 @@ def test_a_rollback_gives_back_every_byte(standalone: Standalone) -> None:
     assert standalone.migrate().exit_code == 0
 
 
+def test_a_configuration_with_the_line_ends_of_windows_keeps_them_there_and_back(
+    standalone: Standalone,
+) -> None:
+    before = standalone.config.read_bytes().replace(b"\n", b"\r\n")
+    standalone.config.write_bytes(before)
+    assert standalone.migrate().exit_code == 0
+    assert standalone.config.read_bytes().replace(b"mmap", b"memory").startswith(before)
+    result = standalone.migrate("--rollback")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert standalone.config.read_bytes() == before
+
+
 def test_what_the_cluster_does_with_its_files_does_not_reach_the_backup(standalone: Standalone) -> None:
     before = standalone.content()
     assert standalone.migrate().exit_code == 0
