@@ -295,6 +295,6 @@ def _problem(details: Any) -> str:
         return f"{path}: no such setting{_suggestion(path, known)}"
     if details["type"] == "missing":
         return f"{path}: is not set"
-    if path.startswith("auth."):
+    if path.partition(".")[0] == "auth":
         return f"{path}: {details['msg']}"  # what was found may be a secret
     return f"{path}: {details['msg']}, found {details['input']!r}"

@@ -153,6 +153,7 @@ def test_secrets_are_masked_in_the_list_of_settings_and_in_problems() -> None:
     assert listed["auth.api_key"] == "**********"
     assert listed["server.port"] == 6333
     assert "hush" not in str(problems({"auth": {"api_key": ["hush"]}}))
+    assert "hush" not in str(problems({"auth": "hush"}))
 
 
 def test_an_empty_key_is_refused() -> None:
