@@ -131,7 +131,10 @@ def test_a_batch_of_operations_is_done_in_order(client: QdrantClient) -> None:
         ({"delete_vectors": {}}, "operations[1]: expected an object with one of upsert, delete, "),
         ({}, "found one with nothing; operations before it are done"),
         ({"delete": {"points": [-1]}}, "operations[1].delete: points[0]"),
-        ({"upsert": {"points": [{"id": 2, "vector": [1]}]}}, "operations[1].upsert: collection 'stopped' holds"),
+        (
+            {"upsert": {"points": [{"id": 2, "vector": [1]}]}},
+            "operations[1].upsert: collection 'stopped' holds",
+        ),
     ],
 )
 def test_an_operation_that_cannot_be_done_is_named(
