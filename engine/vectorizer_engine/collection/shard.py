@@ -287,7 +287,11 @@ class Shard:
                 charge = self._sealing.admit(len(decoded.keys))
                 operation = Upsert(self._path, decoded.keys, vectors, decoded.payloads, charge)
                 with self._commit.paused():
-                    operation.head = self._path.stage(vectors, decoded.payloads)
+                    try:
+                        operation.head = self._path.stage(vectors, decoded.payloads)
+                    except BaseException:
+                        operation.abandon()
+                        raise
                     self._path.apply_upsert(operation, record.number)
             else:
                 with self._commit.paused():

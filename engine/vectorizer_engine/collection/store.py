@@ -152,9 +152,13 @@ class VectorStore:
                     observe_append=observe_append,
                     lock=lock,
                 )
-                store._recover()
             except BaseException:
                 os.close(lock)
+                raise
+            try:
+                store._recover()
+            except BaseException:
+                store.close()
                 raise
         return store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from vectorizer_engine.errors import (
     StoreLocked,
     StoreVersionError,
 )
+from vectorizer_engine.storage.files import Files
 
 
 def test_collections_are_made_listed_and_deleted(tmp_path: Path) -> None:
@@ -316,3 +318,28 @@ def test_an_error_of_the_disk_is_told_from_a_full_one(tmp_path: Path) -> None:
         store.create_collection("c", params())
     disk.fail_after = None
     store.close()
+
+
+class NoRoomForTwoHeads(Files):
+    """A disk that takes one scratch file."""
+
+    def __init__(self) -> None:
+        self.heads = 0
+
+    def scratch(self, folder: Path) -> int:
+        self.heads += 1
+        if self.heads > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().scratch(folder)
+
+
+def test_a_start_that_fails_lets_go_of_all_that_it_had_opened(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for name in "ab":
+        store.create_collection(name, params()).upsert([1], vectors_of([1]), [None])
+    store.close()
+    memory = CacheMemoryManager(16 * MiB)
+    with pytest.raises(StorageFull, match=r"cannot write to the scratch file"):
+        VectorStore.open(tmp_path, memory=memory, files=NoRoomForTwoHeads())
+    assert memory.snapshot().used == 0
+    open_store(tmp_path).close()
