@@ -214,9 +214,9 @@ class SegmentIndexes:
                 segment = next((each for each, held in self._held.items() if held is index), None)
             if segment is None:
                 return  # discarded meanwhile, and its files with it
+            self._remove(index.path, error)  # first: what follows may have it built again in another thread
             segment.index = None
             self.discard(segment)
-            self._remove(index.path, error)
             self._rebuild()
 
     def _remove(self, path: Path, error: Exception) -> None:
