@@ -44,6 +44,8 @@ CALLS: list[tuple[str, str, Any]] = [
     ("PUT", "/collections/{collection}/points/payload", {"payload": {"a": 1}, "points": [1]}),
     ("POST", "/collections/{collection}/points/payload/delete", {"keys": ["a"], "points": [1]}),
     ("POST", "/collections/{collection}/points/payload/clear", {"points": [1]}),
+    ("PUT", "/collections/{collection}/index", {"field_name": "a", "field_schema": "integer"}),
+    ("DELETE", "/collections/{collection}/index/{field}", None),
     ("POST", "/collections/{collection}/points/batch", {"operations": [{"upsert": POINTS}]}),
     ("POST", "/collections/{collection}/points/scroll", {}),
     ("POST", "/collections/{collection}/points/count", {}),
@@ -60,7 +62,7 @@ KEYS = {"auth": {"api_key": "all-of-it", "read_only_api_key": "just-looking"}}
 
 
 def call(http: httpx.Client, method: str, pattern: str, body: Any, **options: Any) -> httpx.Response:
-    path = pattern.replace("{collection}", "routes").replace("{id}", "1")
+    path = pattern.replace("{collection}", "routes").replace("{id}", "1").replace("{field}", "a")
     return http.request(method, path, json=body, **options)
 
 

@@ -155,7 +155,8 @@ def test_the_rows_of_an_array_become_points_numbered_from_0(inbox: Inbox) -> Non
     np.save(file, vectors)
     inbox.wait_for("array", 2_500)
     points = inbox.points("array")
-    assert np.array_equal([points[row]["vector"] for row in range(2_500)], vectors)
+    found = np.array([points[row]["vector"] for row in range(2_500)], np.float32)
+    assert np.array_equal(found, vectors)
     assert points[0]["payload"] == {}
 
 
