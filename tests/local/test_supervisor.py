@@ -203,6 +203,7 @@ def test_a_cluster_whose_supervisor_died_can_be_taken_down(folder: StateFolder) 
     eventually(lambda: not folder.supervised())
     control.take_down(folder, ["web"])
     assert control.clusters(folder) == []
+    eventually(lambda: not mentioning(folder.path))  # the kernel ends the pods of a supervisor that is killed
 
 
 def test_whoever_waits_hears_that_the_cluster_was_taken_down(folder: StateFolder) -> None:
