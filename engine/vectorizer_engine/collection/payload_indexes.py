@@ -123,13 +123,13 @@ class PayloadIndexes:
     def build(self, segment: Segment, *, still_wanted: Callable[[], bool]) -> bool:
         """Build what `missing` names. False where the memory is refused, or it is not *still_wanted* any more.
 
-        Raises OSError. A segment that was discarded needs none.
+        An index of vectors that serves is not evicted for it. Raises OSError. A segment that was discarded needs none.
         """
         with self._lock:
             wanted = self.missing(segment)
             if not wanted or segment in self._discarded:
                 return True
-            charge = self._memory.reserve(CacheType.METADATA, _HEADROOM_BYTES)
+            charge = self._memory.reserve(CacheType.METADATA, _HEADROOM_BYTES, keep=CacheType.HNSW)
             if charge is None:
                 return False
             try:
@@ -169,7 +169,9 @@ class PayloadIndexes:
             """Whether it is wanted still, and what the writers hold by now can be had."""
             held = sum(writer.heap_bytes(segment.count) for writer in writers)
             needed = max(0, held + _HEADROOM_BYTES - charge.nbytes)
-            return segment not in self._discarded and still_wanted() and charge.grow(needed)
+            if segment in self._discarded or not still_wanted():
+                return False
+            return charge.grow(needed, keep=CacheType.HNSW)
 
         try:
             unaccounted = _PAYLOAD_BYTES_AT_ONCE
