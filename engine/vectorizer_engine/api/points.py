@@ -27,6 +27,7 @@ from vectorizer_engine.api.requests import (
 from vectorizer_engine.api.results import Selection
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter, parse_id
+from vectorizer_engine.collection.payload_path import parse_path
 from vectorizer_engine.collection.records import Record
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
@@ -124,6 +125,11 @@ def overwrite_payload(call: Call) -> Any:
 
 def delete_payload(call: Call) -> Any:
     body = decode(_delete_payload, call.body)
+    for key in body.keys:
+        if any(isinstance(step, int) for step in parse_path(key)):
+            raise InvalidRequest(
+                f"keys: {key!r} names one element of a list: only all of them, as [], can be chosen"
+            )
     return _done(call, call.collection.delete_payload(body.keys, **_selected(body), wait=call.wait))
 
 

@@ -23,7 +23,7 @@ from vectorizer_engine.index.base import Distance, Hits, Vectors
 from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.storage.head import Head
 from vectorizer_engine.storage.live import LiveMask
-from vectorizer_engine.storage.segment import Segment, Stamp, StoredPoint
+from vectorizer_engine.storage.segment import Segment, StoredPoint
 
 Source = Head | Segment
 
@@ -69,10 +69,6 @@ class Place(NamedTuple):
     @property
     def point(self) -> StoredPoint:
         return self.part.source.points((self.offset,))[0]
-
-    @property
-    def stamp(self) -> Stamp:
-        return self.part.source.stamps((self.offset,))[0]
 
     @property
     def payload_size(self) -> int:

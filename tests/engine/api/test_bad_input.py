@@ -174,6 +174,7 @@ def test_a_body_that_is_no_upsert_is_refused_with_the_place(
         ("/payload", {"points": [1]}, 400, "Object missing required field `payload`"),
         ("/payload", {"payload": {}, "points": [1], "key": "a"}, 400, "key is not supported"),
         ("/payload/delete", {"keys": ["a..b"], "points": [1]}, 400, "is not a payload path"),
+        ("/payload/delete", {"keys": ["a[0]"], "points": [1]}, 400, "names one element of a list"),
     ],
 )
 def test_other_wrong_requests_name_what_is_wrong(
