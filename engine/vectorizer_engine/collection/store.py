@@ -67,6 +67,11 @@ class _Open(NamedTuple):
     folder: Path
 
 
+class _Damaged(NamedTuple):
+    folder: Path
+    reason: str
+
+
 class VectorStore:
     """Every collection of one engine process. Methods may be called from any thread."""
 
@@ -99,7 +104,7 @@ class VectorStore:
         # Guards the two maps, by `collection_path`, and is held while a collection is made or deleted.
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
-        self._damaged: dict[str, str] = {}
+        self._damaged: dict[str, _Damaged] = {}
         self._closed = False
 
     @classmethod
@@ -165,7 +170,7 @@ class VectorStore:
     @property
     def damaged(self) -> dict[str, str]:
         """The collections that cannot be opened, by `collection_path`, and why."""
-        return dict(self._damaged)
+        return {path: damaged.reason for path, damaged in self._damaged.items()}
 
     def create_collection(
         self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT
@@ -198,9 +203,10 @@ class VectorStore:
         with self._lock, disk_errors(f"delete collection '{name}'"):
             self._check_usable()
             entry = self._open.get(path)
-            if entry is None and path not in self._damaged:
+            found = entry or self._damaged.get(path)
+            if found is None:
                 return False
-            folder = entry.folder if entry else self._folder_of_damaged(name, tenant)
+            folder = found.folder
             if self._shared is not None:
                 self._shared.catalog.delete(token_of(folder))
             doomed = self._root / f".old-{token_of(folder)}"
@@ -224,7 +230,7 @@ class VectorStore:
         if entry is not None:
             return entry.collection
         if path in self._damaged:
-            raise StorageFailure(f"collection '{name}' cannot be served: {self._damaged[path]}")
+            raise StorageFailure(f"collection '{name}' cannot be served: {self._damaged[path].reason}")
         raise CollectionNotFound(name)
 
     def identity(self, name: str) -> str:
@@ -290,7 +296,7 @@ class VectorStore:
             try:
                 described[folder] = read_description(folder)
             except StoreCorrupt as error:
-                self._set_apart(folder.name.rpartition(".")[0].replace(".", "/"), error)
+                self._set_apart(folder.name.rpartition(".")[0].replace(".", "/"), folder, error)
         if self._mmap_only:  # before anything is opened or changed
             require_mmap_to_open({each.path: each.params.storage for each in described.values()})
         for folder in leftovers:
@@ -299,11 +305,11 @@ class VectorStore:
             try:
                 self._open_collection(description, folder)
             except StoreCorrupt as error:
-                self._set_apart(description.path, error)
+                self._set_apart(description.path, folder, error)
 
-    def _set_apart(self, path: str, error: StoreCorrupt) -> None:
+    def _set_apart(self, path: str, folder: Path, error: StoreCorrupt) -> None:
         logger.error("collection '%s' cannot be served: %s", path, error)
-        self._damaged[path] = str(error)
+        self._damaged[path] = _Damaged(folder, str(error))
 
     def _open_collection(self, described: Description, folder: Path) -> Collection:
         tenant = described.tenant
@@ -314,10 +320,6 @@ class VectorStore:
         )
         self._open[described.path] = _Open(collection, shard, folder)
         return collection
-
-    def _folder_of_damaged(self, name: str, tenant: str) -> Path:
-        stem = folder_stem(name, tenant)
-        return next(folder for folder in self._root.iterdir() if folder.name.rpartition(".")[0] == stem)
 
 
 def _check_name(name: str) -> None:

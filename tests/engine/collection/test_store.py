@@ -269,6 +269,24 @@ def test_a_damaged_collection_is_named_and_the_others_are_served(tmp_path: Path)
     assert set(open_store(tmp_path).damaged) == {"worse"}
 
 
+def test_deleting_a_damaged_collection_spares_those_whose_folders_are_called_alike(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for between in "+ &,;=!()@#$%^~'":
+        name = f"a{between}b"
+        store.create_collection(name, params()).upsert([1], vectors_of([1]), [None])
+    store.close()
+    folders = list((tmp_path / "collections").glob("a_b.*"))
+    [damaged] = [folder for folder in folders if b'"a+b"' in (folder / "collection.json").read_bytes()]
+    manifest = damaged / "shard-0" / "MANIFEST"
+    manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
+    store = open_store(tmp_path)
+    assert store.damaged.keys() == {"a+b"}
+    store.delete_collection("a+b")
+    store.close()
+    assert len(folders) == 16
+    assert [folder for folder in folders if not folder.exists()] == [damaged]
+
+
 def test_a_closed_store_refuses_and_closes_twice(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     collection = store.create_collection("c", params())
