@@ -24,6 +24,7 @@ from tests.engine.collection.model import (
 )
 from tests.engine.disks import FailingDisk
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection import sealing
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
@@ -369,9 +370,10 @@ def test_a_disk_that_fails_right_after_a_manifest_is_in_its_place_loses_nothing(
 
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, StorageFull), (errno.EIO, StorageFailure)])
 def test_a_disk_that_fails_at_any_call_loses_nothing_acknowledged(
-    tmp_path: Path, number: int, error: type[Exception]
+    tmp_path: Path, number: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every writing call fails in turn, the background's too. Reads go on; then writes do, without a restart."""
+    monkeypatch.setattr(sealing, "_RETRY_SECONDS", 0.02)
     disk = FailingDisk()
     disk.errno = number
     store = open_store(tmp_path, files=disk)
