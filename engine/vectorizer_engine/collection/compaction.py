@@ -85,11 +85,12 @@ class Compaction:
         self._scheduled = False
         self._asked_again = False
         self._waiting = False
+        self._until_quiet = False
 
     @property
     def busy(self) -> bool:
-        """Whether segments are being merged or indexes built, or soon will be."""
-        return self._scheduled
+        """Whether segments are being merged or indexes built, or will be as soon as nothing is written."""
+        return self._scheduled or self._until_quiet
 
     def seal(self, head: Head | None, charge: Charge, *, applied: int) -> None:
         """Put a segment in the place of *head*; the log is no longer needed up to record *applied*.
@@ -120,6 +121,7 @@ class Compaction:
         """
         tried: set[Segment] = set()
         unindexed: set[Segment] = set()
+        self._until_quiet = False
         try:
             while True:
                 self._check_running()
@@ -180,6 +182,7 @@ class Compaction:
             or largest.count >= FANOUT * self._limits.head_points
         ):
             return largest
+        self._until_quiet = True
         self._schedule_in(_QUIET_SECONDS)
         return None
 

@@ -58,6 +58,16 @@ def recall(collection: Collection, *, ef: int | None = None) -> float:
     )
 
 
+def test_a_collection_is_not_green_while_a_segment_waits_for_quiet_to_be_indexed(tmp_path: Path) -> None:
+    limits = ShardLimits(head_points=4400)
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB), limits=limits)
+    collection = fill(store)
+    wait_until(lambda: collection.info().layouts)
+    wait_until(lambda: settled(collection))
+    assert collection.info().indexed_vectors >= 4400
+    store.close()
+
+
 def test_a_merged_segment_is_indexed_and_found_again_after_a_restart(tmp_path: Path) -> None:
     memory = CacheMemoryManager(64 * MiB)
     store = open_at(tmp_path, memory=memory)
