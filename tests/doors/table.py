@@ -12,7 +12,7 @@ WATCHER = "a cluster runs no file watcher"
 CACHE = "all caches of a cluster share one limit above 0 and up to 1 GiB"
 STORE = "pods behind one Service must hold the same data"
 SIZE = "a size above 0 and up to 1Gi (1073741824 bytes)"
-ONE = "1, the most without a shared store"
+ONE = "1, the most that this release runs"
 
 # Where the engine's configuration has what the custom resource has elsewhere.
 ENGINE_PATHS = {

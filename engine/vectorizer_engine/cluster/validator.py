@@ -138,7 +138,7 @@ CHECKS = (
         f"1..{MAX_CACHE_MEMORY_BYTES} bytes",
         f"a size above 0 and up to 1Gi ({MAX_CACHE_MEMORY_BYTES} bytes)",
     ),
-    Check(SHARED_STORE, "replicas", _is_one_pod, "0..1", "1, the most without a shared store"),
+    Check(SHARED_STORE, "replicas", _is_one_pod, "0..1", "1, the most that this release runs"),
 )
 
 

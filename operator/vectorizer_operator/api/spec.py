@@ -212,7 +212,7 @@ class VectorizerClusterSpec(Model):
         ge=0,
         le=1000,
         description="Number of pods. 0 stops the cluster and keeps its data (unless storage.retention.whenScaled is "
-        "Delete). More than 1 needs a shared store (CLUSTER_004), which this release does not have.",
+        "Delete). This release runs 1 at most, with a shared store too (CLUSTER_004).",
     )
     image: ShortText | None = Field(
         None,
