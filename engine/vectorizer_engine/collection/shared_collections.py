@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,14 @@ from vectorizer_engine.collection.data_folder import (
     token_of,
 )
 from vectorizer_engine.config import ObjectStoreConfig
-from vectorizer_engine.errors import CollectionExists, EngineError, StoreCorrupt, StoreUnsuitable
-from vectorizer_engine.storage.catalog import Entries
+from vectorizer_engine.errors import (
+    CollectionExists,
+    EngineError,
+    StoreCorrupt,
+    StoreUnsuitable,
+    WriteInDoubt,
+)
+from vectorizer_engine.storage.catalog import Entries, Unconfirmed
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.shared_store import SharedStore, open_object_store
 
@@ -54,17 +61,108 @@ def open_shared(path: Path, config: ObjectStoreConfig | None, files: Files) -> S
     return shared
 
 
-def create_shared(shared: SharedStore, described: Description) -> str:
-    """The token of a new, empty collection in the store. Raises CollectionExists and OSError."""
+class CatalogChanges:
+    """The collections that one process makes and deletes in the store, also where that did not say whether it has them.
 
-    def check(entries: Entries) -> None:
-        if any(entry.path == described.path and not entry.deleted for entry in entries.values()):
-            raise CollectionExists(described.name)
+    Such a collection cannot be used until the next call about its name, or the next start, has learned more.
+    One call at a time.
+    """
 
-    token = secrets.token_hex(8)
-    shared.create_shard(token, SHARD)
-    shared.catalog.create(token, described.path, msgspec.json.encode(described), check=check)
-    return token
+    def __init__(self, shared: SharedStore) -> None:
+        self._shared = shared
+        self._perhaps_made: set[str] = set()
+        self._perhaps_deleted: dict[str, str] = {}
+
+    def create(self, described: Description) -> str:
+        """The token of a new, empty collection, or of one like it that an earlier call had no answer about.
+
+        What is returned is to be `opened` or abandoned. Raises CollectionExists, WriteInDoubt and OSError.
+        """
+        self._finish_deletions()
+        token = secrets.token_hex(8)
+        self._shared.create_shard(token, SHARD)
+        try:
+            self._shared.catalog.create(
+                token, described.path, msgspec.json.encode(described), check=partial(_check_free, described)
+            )
+        except CollectionExists:
+            earlier = self._made_after_all(described.path)
+            if earlier is None or self._description(earlier) != described:
+                raise
+            return earlier
+        except Unconfirmed as error:
+            self._perhaps_made.add(token)
+            raise WriteInDoubt(
+                f"cannot tell whether collection '{described.name}' was created: {error}: send it again"
+            ) from error
+        self._perhaps_made &= (
+            self._shared.catalog.entries.keys()
+        )  # the others found their number taken by this one
+        return token
+
+    def opened(self, token: str) -> None:
+        self._perhaps_made.discard(token)
+
+    def abandon(self, token: str) -> None:
+        """Delete a collection that was created and cannot be opened, unless others may have written to it since."""
+        if token in self._perhaps_made:
+            return
+        try:
+            self._shared.catalog.delete(token)
+        except OSError as error:
+            logger.warning("the collection %s, which cannot be opened, is deleted later: %s", token, error)
+            self._perhaps_deleted[token] = self._shared.catalog.entries[token].path
+
+    def delete(self, token: str) -> None:
+        """From now on it is gone for everybody; see `purge_shared`.
+
+        Raises OSError where it is not, and WriteInDoubt where it may be, so that nothing more may be written to it.
+        """
+        try:
+            self._shared.catalog.delete(token)
+        except Unconfirmed as error:
+            entry = self._shared.catalog.entries[token]
+            self._perhaps_deleted[token] = entry.path
+            raise WriteInDoubt(
+                f"cannot tell whether collection '{entry.path}' was deleted: {error}: send it again"
+            ) from error
+
+    def delete_unopened(self, path: str) -> bool:
+        """Delete a collection that is not open here, where an earlier call had no answer about it. Raises OSError."""
+        if self._perhaps_made:
+            self._shared.catalog.refresh()
+            if (token := self._made_after_all(path)) is not None:
+                self._perhaps_made.discard(token)
+                self._perhaps_deleted[token] = path
+        return path in self._finish_deletions()
+
+    def _made_after_all(self, path: str) -> str | None:
+        alive = _alive(self._shared.catalog.entries)
+        return next(
+            (token for token in self._perhaps_made if token in alive and alive[token].path == path), None
+        )
+
+    def _description(self, token: str) -> Description:
+        return msgspec.json.decode(self._shared.catalog.entries[token].description, type=Description)
+
+    def _finish_deletions(self) -> set[str]:
+        """The paths of the collections that are deleted now. Raises OSError."""
+        finished = set()
+        for token, path in list(self._perhaps_deleted.items()):
+            self._shared.catalog.delete(token)
+            purge_shared(self._shared, token)
+            del self._perhaps_deleted[token]
+            finished.add(path)
+        return finished
+
+
+def _check_free(described: Description, entries: Entries) -> None:
+    if any(entry.path == described.path for entry in _alive(entries).values()):
+        raise CollectionExists(described.name)
+
+
+def _alive(entries: Entries) -> Entries:
+    return {token: entry for token, entry in entries.items() if not entry.deleted}
 
 
 def purge_shared(shared: SharedStore, token: str) -> None:
@@ -80,7 +178,7 @@ def fit_folder(
 ) -> None:
     """Have a folder below *root* for each collection of the store, and none besides. Raises OSError."""
     entries = shared.catalog.entries
-    alive = {token for token, entry in entries.items() if not entry.deleted}
+    alive = _alive(entries).keys()
     present = set()
     for folder in list(root.iterdir()):
         if token_of(folder) in alive and _is_sound(folder):

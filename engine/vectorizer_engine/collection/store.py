@@ -34,7 +34,7 @@ from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimi
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.shard import Shard, create_shard
 from vectorizer_engine.collection.shared_collections import (
-    create_shared,
+    CatalogChanges,
     fit_folder,
     open_shared,
     purge_shared,
@@ -49,6 +49,7 @@ from vectorizer_engine.errors import (
     StorageFailure,
     StoreClosed,
     StoreCorrupt,
+    WriteInDoubt,
 )
 from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.files import Files, disk_errors
@@ -91,6 +92,7 @@ class VectorStore:
     ) -> None:
         """Use `open`."""
         self._shared = shared
+        self._changes = None if shared is None else CatalogChanges(shared)
         self._mmap_only = mmap_only
         self._results = results
         self._memory = memory
@@ -184,18 +186,21 @@ class VectorStore:
             self._check_usable()
             if created.path in self._open or created.path in self._damaged:
                 raise CollectionExists(name)
-            token = secrets.token_hex(4) if self._shared is None else create_shared(self._shared, created)
+            token = secrets.token_hex(4) if self._changes is None else self._changes.create(created)
             try:
                 folder = self._make_folder(created, token)
                 try:
-                    return self._open_collection(created, folder)
+                    collection = self._open_collection(created, folder)
                 except BaseException:
                     self._files.remove_tree(folder)
                     raise
             except BaseException:
-                if self._shared is not None:
-                    self._shared.catalog.delete(token)
+                if self._changes is not None:
+                    self._changes.abandon(token)
                 raise
+            if self._changes is not None:
+                self._changes.opened(token)
+            return collection
 
     def delete_collection(self, name: str, *, tenant: str = NO_TENANT) -> bool:
         """Delete for good. False where there is no such collection."""
@@ -205,22 +210,17 @@ class VectorStore:
             entry = self._open.get(path)
             found = entry or self._damaged.get(path)
             if found is None:
-                return False
-            folder = found.folder
-            if self._shared is not None:
-                self._shared.catalog.delete(token_of(folder))
-            doomed = self._root / f".old-{token_of(folder)}"
-            self._files.rename(folder, doomed)
-            self._open.pop(path, None)
-            self._damaged.pop(path, None)
+                return self._changes is not None and self._changes.delete_unopened(path)
+            token = token_of(found.folder)
             try:
-                self._files.sync_folder(self._root)
-            finally:
-                if entry is not None:
-                    entry.shard.close()
-                self._files.remove_tree(doomed)
+                if self._changes is not None:
+                    self._changes.delete(token)
+            except WriteInDoubt:
+                self._remove(path, found.folder)
+                raise
+            self._remove(path, found.folder)
             if self._shared is not None:
-                purge_shared(self._shared, token_of(folder))
+                purge_shared(self._shared, token)
             return True
 
     def collection(self, name: str, *, tenant: str = NO_TENANT) -> Collection:
@@ -283,6 +283,19 @@ class VectorStore:
             self._files.remove_tree(folder)
             raise
         return folder
+
+    def _remove(self, path: str, folder: Path) -> None:
+        """Close the collection, if it is open, and remove its folder."""
+        doomed = self._root / f".old-{token_of(folder)}"
+        self._files.rename(folder, doomed)
+        entry = self._open.pop(path, None)
+        self._damaged.pop(path, None)
+        try:
+            self._files.sync_folder(self._root)
+        finally:
+            if entry is not None:
+                entry.shard.close()
+            self._files.remove_tree(doomed)
 
     def _recover(self) -> None:
         if self._shared is not None:

@@ -22,6 +22,7 @@ from vectorizer_engine.storage.object_store import (
     ObjectExists,
     ObjectMissing,
     ObjectStore,
+    Refused,
     repeated,
 )
 
@@ -54,8 +55,12 @@ class _Change(msgspec.Struct, frozen=True, omit_defaults=True):
     whole: dict[str, Entry] | None = None
 
 
+class Unconfirmed(OSError):
+    """The store did not say whether it has a change: it may be made, at once or later, or never."""
+
+
 class Catalog:
-    """Any thread may call."""
+    """Any thread may call. What changes something raises OSError where it is not made, and Unconfirmed."""
 
     def __init__(self, store: ObjectStore, *, patience: float = PATIENCE) -> None:
         """Read what there is. Raises StoreCorrupt and OSError."""
@@ -89,10 +94,7 @@ class Catalog:
             return self.entries
 
     def create(self, token: str, path: str, description: bytes, *, check: Callable[[Entries], None]) -> None:
-        """Add a collection under a new *token*. *check* raises where there cannot be one, given what there is.
-
-        Raises what *check* raises, and OSError; then it may be there all the same.
-        """
+        """Add a collection under a new *token*. *check* raises where there cannot be one, given what there is."""
         with self._lock:
             while True:
                 self._catch_up()
@@ -101,7 +103,7 @@ class Catalog:
                     return
 
     def delete(self, token: str) -> bool:
-        """Mark a collection as deleted. False where it is already. Raises OSError; then it may be all the same."""
+        """Mark a collection as deleted. False where it is already."""
         with self._lock:
             while True:
                 self._catch_up()
@@ -112,7 +114,7 @@ class Catalog:
                     return True
 
     def forget(self, token: str) -> None:
-        """Note that nothing of a deleted collection is left. Raises OSError; then it may be noted all the same."""
+        """Note that nothing of a deleted collection is left."""
         with self._lock:
             while True:
                 self._catch_up()
@@ -134,8 +136,10 @@ class Catalog:
         if self._next % _WHOLE_EACH == 0:
             change = msgspec.structs.replace(change, whole=_after(self._entries, change))
         name, data = _name(self._next), _encode(change)
+        perhaps_made = False
 
         def attempt() -> bool:
+            nonlocal perhaps_made
             try:
                 self._store.create(name, data)
             except ObjectExists:
@@ -143,9 +147,19 @@ class Catalog:
                     return self._store.read(name) == data
                 except ObjectMissing:
                     raise OSError(f"the store refused to make {name}, which is not there") from None
+            except Refused:
+                raise
+            except OSError:
+                perhaps_made = True
+                raise
             return True
 
-        ours = repeated(attempt, patience=self._patience)
+        try:
+            ours = repeated(attempt, patience=self._patience)
+        except OSError as error:
+            if not perhaps_made:
+                raise
+            raise Unconfirmed(f"the store did not confirm {name}: {error}") from error
         if ours:
             self._apply(change)
         return ours

@@ -78,6 +78,8 @@ BOUNDED = {
     "collection.operations.Delete.keys": A_REQUEST,
     "collection.payload_indexes.PayloadIndexes._discarded": A_SEGMENT,
     "collection.sealing.Sealing._heads": A_SEGMENT,
+    "collection.shared_collections.CatalogChanges._perhaps_deleted": A_COLLECTION,
+    "collection.shared_collections.CatalogChanges._perhaps_made": A_COLLECTION,
     "collection.store.VectorStore._damaged": A_COLLECTION,
     "collection.store.VectorStore._open": A_COLLECTION,
     "storage.catalog.Catalog._entries": A_COLLECTION,

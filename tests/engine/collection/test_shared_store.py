@@ -31,6 +31,7 @@ from vectorizer_engine.errors import (
     WriteInDoubt,
 )
 from vectorizer_engine.storage import object_log
+from vectorizer_engine.storage.catalog import Catalog
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.object_frame import Kind
 from vectorizer_engine.storage.object_log import ObjectLog
@@ -212,17 +213,31 @@ def test_many_small_writes_are_sealed_before_replaying_them_takes_long(
     store.close()
 
 
-def test_a_write_in_doubt_is_visible_or_gone_before_the_next_one_and_its_memory_is_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> FaultyStore:
+    """What `open_impatient` opens: a store whose every failure is believed at once."""
     faulty = FaultyStore(MemoryStore())
     monkeypatch.setattr(shared_collections, "open_object_store", lambda config, *, files: faulty)
-    assert ObjectLog.__init__.__kwdefaults__ is not None
-    monkeypatch.setitem(ObjectLog.__init__.__kwdefaults__, "patience", 0.0)
-    memory = CacheMemoryManager(16 * MiB)
-    store = VectorStore.open(
-        tmp_path, memory=memory, limits=SMALL, object_store=ObjectStoreConfig(url="s3://bucket")
+    for each in (ObjectLog, Catalog):
+        assert each.__init__.__kwdefaults__ is not None
+        monkeypatch.setitem(each.__init__.__kwdefaults__, "patience", 0.0)
+    return faulty
+
+
+def open_impatient(folder: Path, *, memory: CacheMemoryManager | None = None) -> VectorStore:
+    return VectorStore.open(
+        folder,
+        memory=memory or CacheMemoryManager(16 * MiB),
+        limits=SMALL,
+        object_store=ObjectStoreConfig(url="s3://bucket"),
     )
+
+
+def test_a_write_in_doubt_is_visible_or_gone_before_the_next_one_and_its_memory_is_given_back(
+    tmp_path: Path, faulty: FaultyStore
+) -> None:
+    memory = CacheMemoryManager(16 * MiB)
+    store = open_impatient(tmp_path, memory=memory)
     collection = store.create_collection("c", params())
     fill(collection, 0, 1)
     for number, fault in enumerate((Fault.LOST_ANSWER, Fault.LATE), start=1):
@@ -235,6 +250,125 @@ def test_a_write_in_doubt_is_visible_or_gone_before_the_next_one_and_its_memory_
     assert ids(collection) == [0, 1, 10, 20]
     store.close()
     assert memory.snapshot().used == 0
+
+
+NO_ANSWER = (Fault.UNAVAILABLE, Fault.LOST_ANSWER, Fault.LATE)
+"""Nothing is there; it is there; it comes to be there."""
+
+
+def lose_the_answer(faulty: FaultyStore, fault: Fault, *, creating: bool) -> None:
+    """Have the next change of the catalog fail with *fault*, after the calls that come before it."""
+    faulty.faults.extend([*[Fault.NONE] * (2 if creating else 1), fault])
+
+
+@pytest.mark.parametrize("fault", NO_ANSWER)
+def test_a_collection_whose_creation_had_no_answer_is_there_when_it_is_created_again(
+    tmp_path: Path, faulty: FaultyStore, fault: Fault
+) -> None:
+    store = open_impatient(tmp_path / "a")
+    lose_the_answer(faulty, fault, creating=True)
+    with pytest.raises(WriteInDoubt, match=r"whether collection 'c' was created: .*: send it again"):
+        store.create_collection("c", params())
+    with pytest.raises(CollectionNotFound):
+        store.collection("c")
+    faulty.deliver()
+    fill(store.create_collection("c", params()), 0, 3)
+    with pytest.raises(CollectionExists):
+        store.create_collection("c", params())
+    store.close()
+    again = open_impatient(tmp_path / "b")
+    assert [ids(each) for each in again.collections()] == [[0, 1, 2]]
+    again.close()
+
+
+def test_what_others_wrote_to_a_collection_whose_creation_had_no_answer_is_kept(
+    tmp_path: Path, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_impatient(tmp_path / "a")
+    lose_the_answer(faulty, Fault.LOST_ANSWER, creating=True)
+    with pytest.raises(WriteInDoubt):
+        first.create_collection("c", params())
+    second = open_impatient(tmp_path / "b")
+    fill(second.collection("c"), 0, 3)
+    with pytest.raises(CollectionExists):
+        first.create_collection("c", params(dimension=5))
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStore, "open_shard", _refuse)
+        with pytest.raises(StorageFailure, match="service unavailable"):
+            first.create_collection("c", params())
+    assert ids(first.create_collection("c", params())) == [0, 1, 2]
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("fault", NO_ANSWER)
+def test_a_collection_whose_creation_had_no_answer_can_be_deleted(
+    tmp_path: Path, faulty: FaultyStore, fault: Fault
+) -> None:
+    store = open_impatient(tmp_path / "a")
+    lose_the_answer(faulty, fault, creating=True)
+    with pytest.raises(WriteInDoubt):
+        store.create_collection("c", params())
+    faulty.deliver()
+    assert store.delete_collection("other") is False
+    assert store.delete_collection("c") is (fault is not Fault.UNAVAILABLE)
+    assert store.delete_collection("c") is False
+    store.close()
+    again = open_impatient(tmp_path / "b")
+    assert again.collections() == []
+    again.close()
+
+
+@pytest.mark.parametrize("fault", NO_ANSWER)
+def test_a_collection_whose_deletion_had_no_answer_takes_no_writes_and_is_deleted_by_the_next_call(
+    tmp_path: Path, faulty: FaultyStore, fault: Fault
+) -> None:
+    store = open_impatient(tmp_path / "a")
+    fill(store.create_collection("c", params()), 0, 3)
+    lose_the_answer(faulty, fault, creating=False)
+    with pytest.raises(WriteInDoubt, match=r"whether collection 'c' was deleted: .*: send it again"):
+        store.delete_collection("c")
+    with pytest.raises(CollectionNotFound):
+        store.collection("c")
+    faulty.deliver()
+    if fault is Fault.LATE:
+        assert store.delete_collection("c") is True
+    assert ids(store.create_collection("c", params())) == []
+    store.close()
+    again = open_impatient(tmp_path / "b")
+    assert [ids(each) for each in again.collections()] == [[]]
+    again.close()
+
+
+def test_a_store_that_is_away_leaves_a_collection_that_is_to_be_deleted_as_it_is(
+    tmp_path: Path, faulty: FaultyStore
+) -> None:
+    store = open_impatient(tmp_path)
+    fill(store.create_collection("c", params()), 0, 3)
+    faulty.faults.append(Fault.UNAVAILABLE)
+    with pytest.raises(StorageFailure, match="cannot delete collection 'c'"):
+        store.delete_collection("c")
+    fill(store.collection("c"), 3, 4)
+    assert ids(store.collection("c")) == [0, 1, 2, 3]
+    store.close()
+
+
+def test_a_collection_that_could_be_neither_opened_nor_deleted_is_made_anew(
+    tmp_path: Path, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_impatient(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        faulty.faults.append(Fault.UNAVAILABLE)
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStore, "open_shard", fail)
+        with pytest.raises(StorageFailure, match="too many open files"):
+            store.create_collection("c", params())
+    fill(store.create_collection("c", params()), 0, 3)
+    assert ids(store.collection("c")) == [0, 1, 2]
+    store.close()
 
 
 class SharedCollectionMachine(CollectionMachine):
