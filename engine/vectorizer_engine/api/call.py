@@ -64,11 +64,11 @@ class Call:
 
     @property
     def lost_its_collection(self) -> bool:
-        """Whether the collection that the call worked on was deleted meanwhile. Waits for a deletion under way."""
+        """Whether the collection that the call worked on was deleted meanwhile."""
         used = self._collection
         if used is None or self.engine.stopping:
             return False
-        return all(each is not used for each in self.engine.store.collections())
+        return not self.engine.store.serves(used)
 
     @property
     def wait(self) -> bool:

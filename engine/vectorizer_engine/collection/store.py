@@ -103,8 +103,10 @@ class VectorStore:
         self._environment = ShardEnvironment(
             memory, maintenance, files, path / "scratch", limits, shared, observe_append
         )
-        # Guards the two maps, by `collection_path`, and is held while a collection is made or deleted.
+        # Held while a collection is made or deleted, which waits for an object store where there is one.
         self._lock = threading.Lock()
+        # Held from when a collection's folder goes until it is not in the maps, which are by `collection_path`.
+        self._vanishing = threading.Lock()
         self._open: dict[str, _Open] = {}
         self._damaged: dict[str, _Damaged] = {}
         self._closed = False
@@ -242,8 +244,13 @@ class VectorStore:
 
     def collections(self) -> list[Collection]:
         """All that can be served, whosever they are."""
-        with self._lock:
-            return [self._open[path].collection for path in sorted(self._open)]
+        opened = self._open.copy()
+        return [opened[path].collection for path in sorted(opened)]
+
+    def serves(self, collection: Collection) -> bool:
+        """Whether *collection* was not deleted. Its folder may be removed just now: then it was."""
+        with self._vanishing:
+            return any(entry.collection is collection for entry in self._open.copy().values())
 
     def collections_of(self, tenant: str) -> list[Collection]:
         """A tenant's, or nobody's, that can be served, by name."""
@@ -287,9 +294,10 @@ class VectorStore:
     def _remove(self, path: str, folder: Path) -> None:
         """Close the collection, if it is open, and remove its folder."""
         doomed = self._root / f".old-{token_of(folder)}"
-        self._files.rename(folder, doomed)
-        entry = self._open.pop(path, None)
-        self._damaged.pop(path, None)
+        with self._vanishing:
+            self._files.rename(folder, doomed)
+            entry = self._open.pop(path, None)
+            self._damaged.pop(path, None)
         try:
             self._files.sync_folder(self._root)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,43 @@ NO_ANSWER = (Fault.UNAVAILABLE, Fault.LOST_ANSWER, Fault.LATE)
 def lose_the_answer(faulty: FaultyStore, fault: Fault, *, creating: bool) -> None:
     """Have the next change of the catalog fail with *fault*, after the calls that come before it."""
     faulty.faults.extend([*[Fault.NONE] * (2 if creating else 1), fault])
+
+
+@pytest.mark.parametrize("change", ["create", "delete"])
+def test_nobody_else_waits_for_a_store_that_hangs_while_a_collection_is_made_or_deleted(
+    tmp_path: Path, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    store = open_impatient(tmp_path)
+    collection = store.create_collection("c", params())
+    doomed = store.create_collection("doomed", params())
+    hangs, goes_on = threading.Event(), threading.Event()
+    create = faulty.create
+
+    def hang(name: str, data: bytes) -> None:
+        if name.startswith("catalog/"):
+            hangs.set()
+            assert goes_on.wait(30)
+        create(name, data)
+
+    monkeypatch.setattr(faulty, "create", hang)
+    changing = threading.Thread(
+        target=store.create_collection if change == "create" else store.delete_collection,
+        args=("new", params()) if change == "create" else ("doomed",),
+    )
+    changing.start()
+    assert hangs.wait(30)
+    asking = threading.Thread(
+        target=lambda: (store.collections(), store.serves(collection), store.collection("c"))
+    )
+    asking.start()
+    asking.join(5)
+    answered = not asking.is_alive()
+    goes_on.set()
+    changing.join()
+    asking.join()
+    assert answered
+    assert store.serves(doomed) is (change == "create")
+    store.close()
 
 
 @pytest.mark.parametrize("fault", NO_ANSWER)
