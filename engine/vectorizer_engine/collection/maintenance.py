@@ -26,6 +26,9 @@ NICENESS = 10
 STOP_SECONDS = 5.0
 """How long `close` waits for a job. Building an index cannot be broken off; it ends with the process."""
 
+_RELIEF_SECONDS = 1.0
+"""How long it may take, of all that are passed over together, to find a head that can be sealed."""
+
 Job = Callable[[], None]
 
 
@@ -38,7 +41,9 @@ class HoldsHead(Protocol):
     @property
     def memory(self) -> MemoryAccount: ...
 
-    def flush(self) -> None: ...
+    def flush(self, *, within: float) -> None:
+        """Raises EngineError where that cannot be begun *within* so many seconds."""
+        ...
 
 
 class Maintenance:
@@ -67,16 +72,18 @@ class Maintenance:
         """Have a head sealed that holds *at_least* so much, because *memory* is short of it.
 
         The largest of those that are charged to *memory*, or else of those from which it would gain. One that cannot
-        be sealed is passed over: that is told to who writes there, and is no affair of who is short of memory here.
+        be sealed, or not soon, because a write hangs there, is passed over: that is told to who writes there, and is no
+        affair of who is short of memory here.
         """
         with self._lock:
             holders = [holder for holder in self._holders if holder.head_bytes >= at_least]
         holders = [holder for holder in holders if holder.memory is memory] or [
             holder for holder in holders if memory.gains_from(holder.memory)
         ]
+        deadline = time.monotonic() + _RELIEF_SECONDS
         for holder in sorted(holders, key=lambda holder: holder.head_bytes, reverse=True):
             with suppress(EngineError):
-                holder.flush()
+                holder.flush(within=max(0.0, deadline - time.monotonic()))
                 return
 
     def seal(self, job: Job) -> None:

@@ -58,6 +58,9 @@ from vectorizer_engine.storage.manifest import QuarantinedSegment
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment_store import FileSegmentStore
 
+_FLUSH_SECONDS = 1.0
+"""How long the background work waits until a small head may be sealed. It does so for all collections."""
+
 
 def create_shard(folder: Path, *, files: Files) -> None:
     """Make an empty shard in the new *folder*. Raises OSError."""
@@ -142,7 +145,7 @@ class Shard:
             self._current,
             environment.maintenance,
             is_wanted=lambda: self._is_indexed() and self._is_running(),
-            flush=self.flush,
+            flush=partial(self.flush, within=_FLUSH_SECONDS),
         )
         self._maintenance.register(self)
         try:
@@ -184,9 +187,12 @@ class Shard:
         self._small_heads.watch()
         return number
 
-    def flush(self) -> None:
-        """Have the head sealed now, however small it is: what it holds on the heap is wanted elsewhere."""
-        with self._commit.paused():
+    def flush(self, *, within: float) -> None:
+        """Have the head sealed now, however small it is: what it holds on the heap is wanted elsewhere.
+
+        Raises StorageFailure where that cannot be begun *within* so many seconds.
+        """
+        with self._commit.paused(within=within):
             self._path.seal_head(applied=self.last_number)
 
     @property

@@ -6,12 +6,16 @@ segment, which is merged like any other.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.view import CurrentView
+from vectorizer_engine.errors import EngineError
 from vectorizer_engine.storage.head import Head
+
+logger = logging.getLogger(__name__)
 
 MOST_POINTS = 4096
 """Of a head, where payloads are indexed: a filter reads that many in about 15 ms."""
@@ -55,7 +59,11 @@ class SmallHeads:
         if self._current.seconds_since_write() < QUIET_SECONDS:
             self.watch()
         elif self._has_work():
-            self._flush()
+            try:
+                self._flush()
+            except EngineError as error:
+                logger.warning("a small head stays for now: %s", error)
+                self.watch()
 
     def _has_work(self) -> bool:
         parts = self._current.view.parts

@@ -108,18 +108,21 @@ class GroupCommit:
         return ticket.number
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, *, within: float | None = None) -> Iterator[None]:
         """While inside, nothing is committed. Do not stay long: writers wait.
 
-        Raises StorageFailure where the log does not know its own end, or has writes that could not be made visible.
+        Raises StorageFailure where the log does not know its own end, or has writes that could not be made visible;
+        and where it does not come about *within* so many seconds and a request to a store that is away.
         """
         with self._condition:
-            while self._busy:
-                self._condition.wait()
+            if not self._condition.wait_for(lambda: not self._busy, within):
+                raise StorageFailure(f"a write has waited for the log for more than {within:.1f} s")
             self._busy = True
         try:
             self._check_unbroken()  # or what is only in the log would be taken for applied, and forgotten
-            self._settle()
+            if within == 0.0 and self._in_doubt is not None:
+                raise StorageFailure("there is no time to learn what became of an earlier write")
+            self._settle(patience=within)
             yield
         finally:
             self._leave()
@@ -174,15 +177,18 @@ class GroupCommit:
                 if not ticket.applied:
                     ticket.error = ticket.error or error
 
-    def _settle(self) -> None:
-        """Learn what became of the group that the log was not sure of. Raises StorageFailure, Fenced."""
+    def _settle(self, *, patience: float | None = None) -> None:
+        """Learn what became of the group that the log was not sure of. Raises StorageFailure, Fenced.
+
+        *patience* is how many seconds the log may repeat what fails; None: as long as it thinks best.
+        """
         if self._in_doubt is None:
             return
         doubt, operations = self._in_doubt
         landed = False
         with disk_errors("learn what became of an earlier write"):
             try:
-                landed = doubt.settle()
+                landed = doubt.settle(patience)
             except OSError:
                 raise  # it still is not known
             except BaseException:

@@ -53,11 +53,11 @@ class Record(NamedTuple):
 class InDoubt(OSError):
     """Nobody knows yet whether the records of an append are in the log. `first` is the first one's number, if they are.
 
-    Nothing else is appended before `settle` has said whether they are. It raises OSError where that is still
-    unknown.
+    Nothing else is appended before `settle` has said whether they are. It is given the seconds for which what fails
+    may be repeated (None: as the log likes), and raises OSError where it is still unknown then.
     """
 
-    def __init__(self, message: str, *, first: int, settle: Callable[[], bool]) -> None:
+    def __init__(self, message: str, *, first: int, settle: Callable[[float | None], bool]) -> None:
         super().__init__(message)
         self.first = first
         self.settle = settle

@@ -200,7 +200,7 @@ class ObjectLog:
             self._doubt = InDoubt(
                 f"the store did not confirm {self._name(frame.number)} within {self._patience:g} s: {error}",
                 first=frame.first,
-                settle=lambda: self._settle(frame, data),
+                settle=lambda patience: self._settle(frame, data, patience),
             )
             raise self._doubt from error
         if found != data:
@@ -211,13 +211,13 @@ class ObjectLog:
         """A checkpoint in doubt concerns nobody else, so it is settled here. Raises OSError, Fenced."""
         if self._doubt is not None:
             assert self._checkpoint_in_doubt, "who appended records settles what became of them"
-            self._doubt.settle()
+            self._doubt.settle(None)
 
-    def _settle(self, frame: Frame, data: bytes) -> bool:
+    def _settle(self, frame: Frame, data: bytes, patience: float | None) -> bool:
         """Whether the put of *frame* counts. If not, it never will: something else is in its place."""
         void = Frame(Kind.VOID, frame.number, frame.first, 0, self._last_checkpoint, self._writer, b"")
         instead = encode_frame(void)
-        found = self._put(frame.number, instead)
+        found = self._put(frame.number, instead, patience)
         self._doubt = None
         if found not in (data, instead):
             raise self._fence(frame.number)
@@ -234,7 +234,7 @@ class ObjectLog:
         )
         return landed
 
-    def _put(self, number: int, data: bytes) -> bytes:
+    def _put(self, number: int, data: bytes, patience: float | None = None) -> bytes:
         """Create the object of *number*, and what it then holds: *data*, unless somebody was first.
 
         Raises Refused where nothing can have been made, else OSError.
@@ -264,7 +264,7 @@ class ObjectLog:
             self._confirmed_at = asked
             return data
 
-        return repeated(attempt, patience=self._patience)
+        return repeated(attempt, patience=self._patience if patience is None else patience)
 
     def _advance(self, frame: Frame, size: int) -> None:
         self._firsts.append(frame.first)

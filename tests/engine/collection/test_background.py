@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.engine.collection.model import SMALL, MiB, open_store, params, vectors_of
 from tests.engine.collection.test_collection import wait_until
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge, MemoryAccount
+from vectorizer_engine.collection import maintenance as maintenance_module
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
@@ -124,7 +126,7 @@ class Holder:
         self.memory = memory
         self.flushed = 0
 
-    def flush(self) -> None:
+    def flush(self, *, within: float) -> None:
         self.flushed += 1
 
 
@@ -147,8 +149,8 @@ def test_the_head_that_holds_most_is_flushed() -> None:
 class Broken(Holder):
     """Stands for a shard whose log does not know its own end."""
 
-    def flush(self) -> None:
-        super().flush()
+    def flush(self, *, within: float) -> None:
+        super().flush(within=within)
         raise StorageFailure("cannot learn what became of an earlier write to the log of another tenant")
 
 
@@ -161,6 +163,30 @@ def test_a_head_that_cannot_be_flushed_is_passed_over_and_is_no_error_of_another
     maintenance.register(small)
     maintenance.relieve(memory)
     assert (broken.flushed, small.flushed) == (2, 1)
+
+
+class Hanging(Holder):
+    """Stands for a shard whose log is on a store that does not answer."""
+
+    def flush(self, *, within: float) -> None:
+        super().flush(within=within)
+        time.sleep(within)
+        raise StorageFailure("a write has waited for the log for too long")
+
+
+def test_all_heads_that_cannot_be_flushed_soon_take_no_longer_together_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(maintenance_module, "_RELIEF_SECONDS", 0.05)
+    memory = CacheMemoryManager(100)
+    maintenance = Maintenance()
+    hanging, free = [Hanging(2, memory) for _ in range(50)], Holder(1, memory)
+    for holder in (*hanging, free):
+        maintenance.register(holder)
+    began = time.monotonic()
+    maintenance.relieve(memory)
+    assert time.monotonic() - began < 50 * 0.05
+    assert [holder.flushed for holder in (*hanging, free)] == [1] * 51
 
 
 def test_a_tenant_that_is_short_of_memory_has_its_own_heads_flushed_and_never_those_of_who_holds_less() -> (

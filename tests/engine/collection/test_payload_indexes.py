@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vectorizer_engine.collection.filters import compile_filter
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import IndexedField, Predicate
 from vectorizer_engine.errors import InvalidRequest, StorageFailure, StoreClosed
+from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment import Segment
@@ -163,6 +165,28 @@ def test_the_schema_and_the_indexes_are_there_after_a_restart(tmp_path: Path) ->
     store.close()
 
 
+def test_a_head_that_could_not_be_sealed_when_writes_had_ceased_is_sealed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_heads, "QUIET_SECONDS", 0.1)
+    paused = GroupCommit.paused
+    failures = iter(["what became of an earlier write is not known"])
+
+    def fail_once(commit: GroupCommit, *, within: float | None = None) -> AbstractContextManager[None]:
+        for reason in failures if within is not None else ():
+            raise StorageFailure(reason)
+        return paused(commit, within=within)
+
+    monkeypatch.setattr(GroupCommit, "paused", fail_once)
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB))
+    collection = store.create_collection("c", params())
+    collection.create_payload_index("group", FieldType.INTEGER)
+    fill(collection, 0, 500)
+    wait_until(lambda: sum(segment.count for segment in sealed(collection)) == 500)
+    assert next(failures, None) is None
+    store.close()
+
+
 def test_a_head_is_sealed_when_writes_have_ceased_so_that_it_has_indexes_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +308,7 @@ def test_few_payloads_with_many_values_are_indexed_within_the_limit(tmp_path: Pa
         some = ids[first : first + 50]
         payloads = [{"seen": list(range(point, point + 2000))} for point in some]
         collection.upsert(some, vectors_of(some), payloads)
-    collection._shard.flush()
+    collection._shard.flush(within=5.0)
     wait_until(lambda: settled(collection))
     assert not collection.create_payload_index("seen", FieldType.INTEGER)
     store.close()

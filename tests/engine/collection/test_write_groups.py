@@ -83,7 +83,7 @@ def test_what_an_internal_error_kept_from_being_visible_is_not_forgotten_by_the_
         with pytest.raises(MemoryError):
             collection.upsert([2], vectors_of([2]), [None])
     with pytest.raises(StorageFailure, match="restart the engine, which recovers"):
-        collection._shard.flush()  # as whoever is short of memory has it done
+        collection._shard.flush(within=5.0)  # as whoever is short of memory has it done
     store.close()
     store = open_store(tmp_path)
     assert everything(store.collection("c")).keys() == {1, 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -129,3 +130,36 @@ def test_whoever_waited_when_writing_broke_is_refused_like_those_who_come_later(
     with pytest.raises(StorageFailure, match="restart the engine"), commit.paused():
         raise AssertionError("whoever pauses would have the log forget what is not visible")
     assert visible == []
+
+
+def test_whoever_has_no_time_to_pause_is_told_so_while_a_write_hangs_or_its_outcome_is_open() -> None:
+    store, commit, visible = start()
+    hangs, goes_on = threading.Event(), threading.Event()
+    create = store.create
+
+    def hang(name: str, data: bytes) -> None:
+        hangs.set()
+        assert goes_on.wait(30)
+        create(name, data)
+
+    with ThreadPoolExecutor() as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "create", hang)
+        store.faults.append(Fault.LATE)
+        writing = threads.submit(commit.submit, Note(b"a", visible), wait=True)
+        assert hangs.wait(30)
+        with pytest.raises(StorageFailure, match="has waited for the log"), commit.paused(within=0.01):
+            raise AssertionError("the write is under way")
+        goes_on.set()
+        with pytest.raises(WriteInDoubt):
+            writing.result()
+    calls = len(store.calls)
+    with pytest.raises(StorageFailure, match="no time to learn"), commit.paused(within=0.0):
+        raise AssertionError("whoever pauses would seal a head with rows that are in doubt")
+    assert len(store.calls) == calls
+    store.faults.extend([Fault.UNAVAILABLE] * 3)
+    with pytest.raises(StorageFailure, match="learn what became"), commit.paused(within=0.01):
+        raise AssertionError("the store is away")
+    assert len(store.calls) == calls + 1
+    store.faults.clear()
+    with commit.paused(within=0.01):
+        assert visible == []

@@ -147,7 +147,7 @@ def test_a_write_in_doubt_that_landed_counts_before_what_follows() -> None:
     store.faults.append(Fault.LOST_ANSWER)
     with pytest.raises(InDoubt) as doubt:
         log.append([b"a", b"b"])
-    assert doubt.value.settle() is True
+    assert doubt.value.settle(None) is True
     assert doubt.value.first == 1
     assert log.append([b"c"]) == 3
     assert contents(opened(store.store)) == [(1, b"a"), (2, b"b"), (3, b"c")]
@@ -161,8 +161,8 @@ def test_a_write_in_doubt_that_did_not_land_never_does() -> None:
         log.append([b"a"])
     store.faults.append(Fault.UNAVAILABLE)
     with pytest.raises(OSError, match="unavailable"):
-        doubt.value.settle()
-    assert doubt.value.settle() is False
+        doubt.value.settle(None)
+    assert doubt.value.settle(None) is False
     store.deliver()
     assert log.append([b"b"]) == 1
     assert contents(opened(store.store)) == [(1, b"b")]
@@ -335,7 +335,7 @@ def test_a_refusal_after_an_attempt_without_an_answer_leaves_the_write_in_doubt(
     with pytest.raises(InDoubt, match="the key was withdrawn") as doubt:
         log.append([b"a"])
     store.attempts = -1
-    assert doubt.value.settle() is True
+    assert doubt.value.settle(None) is True
 
 
 def test_a_claimant_whose_end_is_forgotten_before_it_is_read_begins_again() -> None:
@@ -442,7 +442,7 @@ class SharedLogMachine(RuleBasedStateMachine):
         doubt, records = writer.doubt
         writer.store.faults.extend(faults)
         try:
-            landed = doubt.settle()
+            landed = doubt.settle(None)
         except Fenced:
             writer.doubt = None
         except OSError:
