@@ -189,7 +189,7 @@ def get_point(call: Call) -> Any:
     number = text.isascii() and text.isdigit() and len(text) <= _DIGITS
     point = parse_id(int(text) if number else text, where="the path's id")
     selection = Selection(True, True, vector_name=call.collection.params.vector_name)
-    found = call.collection.retrieve([point])
+    found = call.collection.retrieve([point], wanted=selection.wanted)
     if not found:
         raise PointNotFound(collection=call.collection.name, point=point)
     return selection.record(found[0])
@@ -204,7 +204,7 @@ def retrieve_points(call: Call) -> Fragments:
     yield from listed(
         selection.record(record)
         for start in range(0, len(ids), _POINTS_AT_ONCE)
-        for record in collection.retrieve(ids[start : start + _POINTS_AT_ONCE])
+        for record in collection.retrieve(ids[start : start + _POINTS_AT_ONCE], wanted=selection.wanted)
     )
 
 
@@ -220,7 +220,10 @@ def scroll_points(call: Call) -> Fragments:
         nonlocal following, limit
         while limit:
             records, following = collection.scroll(
-                start=following, limit=min(limit, _POINTS_AT_ONCE), predicate=predicate
+                start=following,
+                limit=min(limit, _POINTS_AT_ONCE),
+                predicate=predicate,
+                wanted=selection.wanted,
             )
             yield from records
             limit = 0 if following is None else limit - len(records)

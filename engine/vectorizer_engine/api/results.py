@@ -14,8 +14,7 @@ import numpy as np
 from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode, listed
 from vectorizer_engine.api.requests import WithPayload
 from vectorizer_engine.collection.payload_path import Projection, excluding, including
-from vectorizer_engine.collection.records import Record, Scored, decode_payload
-from vectorizer_engine.collection.view import Place
+from vectorizer_engine.collection.records import Content, Record, Scored, Wanted, decode_payload
 from vectorizer_engine.errors import InvalidRequest
 
 _DECODED = 16
@@ -40,6 +39,11 @@ class Selection:
         self._vector_parts = (b"{%b:" % encode(vector_name), b"}}") if vector_name else (b"", b"}")
         self._payload = with_payload is not None and with_payload is not False
         self._project = _projection(with_payload)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What of each point is looked at."""
+        return Wanted(self._payload, self._vector)
 
     def record(self, point: Record) -> Fragments:
         return self._point({"id": point.id}, point)
@@ -69,7 +73,7 @@ def _hit(point: Scored) -> dict[str, Any]:
     return {"id": point.id, "version": point.version, "score": np.float32(point.score)}
 
 
-def _whole(place: Place) -> Fragments:
+def _whole(place: Content) -> Fragments:
     size = place.payload_size
     if not size:
         yield b"{}"
@@ -77,7 +81,7 @@ def _whole(place: Place) -> Fragments:
         yield place.payload(start, start + PIECE_BYTES)
 
 
-def _part(place: Place, project: Projection) -> Fragments:
+def _part(place: Content, project: Projection) -> Fragments:
     yield Hold(_DECODED * place.payload_size, "ask for the whole payload, which is not decoded")
     # Not `encode`, which refuses integers beyond 64 bits: they are stored as they came.
     yield msgspec.json.encode(project(decode_payload(place.payload())))

@@ -137,7 +137,8 @@ class _Plan:
     @property
     def most_hits(self) -> int:
         """So many hits there are at most, those before the offset included. At least 1."""
-        return max(1, min(self._limit + self._offset + 1, self._collection.count()))
+        most = self._limit + self._offset + 1
+        return most if most <= _HITS_AT_ONCE else max(1, min(most, self._collection.count()))
 
     def holding_hits(self, searches: int) -> Hold:
         """What the hits of so many searches hold at a time."""
@@ -181,6 +182,7 @@ class _Plan:
             score_threshold=self._body.score_threshold,
             exact=bool(self._params.exact),
             ef=self._params.hnsw_ef or None,
+            wanted=self.selection.wanted,
         )
         if not spare:
             return found
@@ -193,7 +195,9 @@ class _Plan:
         """The answer where nothing is asked for: points in the order of their ids, each with score 1, as in Qdrant."""
         if self._body.score_threshold is not None:
             raise InvalidRequest("score_threshold: without a query there are no scores: leave it out")
-        found, _ = self._collection.scroll(limit=self._offset + self._limit, predicate=self._predicate)
+        found, _ = self._collection.scroll(
+            limit=self._offset + self._limit, predicate=self._predicate, wanted=self.selection.wanted
+        )
         return [Scored(record.place, record.stamp, 1.0) for record in found[self._offset :]]
 
     def _vector(self, raw: msgspec.Raw, where: str) -> Vectors:

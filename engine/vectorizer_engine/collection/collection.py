@@ -10,14 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import msgspec
-import numpy as np
-
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.collection.cached_search import search_with_cache
+from vectorizer_engine.collection.incoming import checked_points, checked_vectors, encode_payload
 from vectorizer_engine.collection.payload_indexes import with_field, without_field
 from vectorizer_engine.collection.payload_path import excluding, parse_path
-from vectorizer_engine.collection.records import Record, Scored, decode_payload, records, scored
+from vectorizer_engine.collection.records import (
+    EVERYTHING,
+    Record,
+    Scored,
+    Wanted,
+    decode_payload,
+    records,
+    scored,
+)
 from vectorizer_engine.collection.selection import Selector, indexed_points
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import (
@@ -31,7 +37,7 @@ from vectorizer_engine.collection.types import (
     Predicate,
 )
 from vectorizer_engine.collection.view import SearchMode
-from vectorizer_engine.errors import DimensionMismatch, InvalidPoint, InvalidVector, PointNotFound
+from vectorizer_engine.errors import PointNotFound
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.keys import decode_id, encode_id
@@ -39,13 +45,6 @@ from vectorizer_engine.storage.payload_index import FieldType
 
 _POINTS_AT_ONCE = 1000
 """A change that a filter selects is written in steps of so many points."""
-
-_PLAIN_SQUARES = (1e-20, 1e20)
-"""Between these, a vector's squared length is exact enough to divide by it."""
-
-_PAYLOAD_DEPTH = 128
-"""So many objects and lists inside each other, as in Qdrant. What is stored can then always be read again:
-decoders give up at a depth that depends on who calls them."""
 
 
 class Collection:
@@ -102,16 +101,14 @@ class Collection:
         """Insert or replace points, all or none. Returns the operation's number.
 
         *vectors* is float32 [n, d] in C order. Of an id that comes twice the last one wins.
-        Raises DimensionMismatch, InvalidVector, InvalidPoint, StorageFull, StorageFailure.
+        Raises InvalidRequest, DimensionMismatch, InvalidVector, InvalidPoint, StorageFull, StorageFailure.
         """
-        keys = [encode_id(point) for point in ids]
-        rows = self._checked(vectors)
-        texts = [_encode_payload(payload) for payload in payloads]
-        last = {key: row for row, key in enumerate(keys)}
-        if len(last) < len(keys):
-            kept = sorted(last.values())
-            keys, texts, rows = [keys[row] for row in kept], [texts[row] for row in kept], rows[kept]
-        return self._shard.upsert(keys, rows, texts, wait=wait) if keys else self._shard.last_number
+        points = checked_points(self.name, self.params, ids, vectors, payloads)
+        return self.put(*points, wait=wait) if points.keys else self._shard.last_number
+
+    def put(self, keys: Sequence[bytes], vectors: Vectors, payloads: Sequence[bytes], *, wait: bool) -> int:
+        """`upsert` for points that were checked; see `IncomingPoints`."""
+        return self._shard.upsert(keys, vectors, payloads, wait=wait)
 
     def delete(
         self, *, ids: Iterable[PointId] | None = None, predicate: Predicate | None = None, wait: bool = True
@@ -176,8 +173,11 @@ class Collection:
         """Remove the whole payload. Raises PointNotFound for an unknown id."""
         return self._change_payload(lambda _: {}, ids, predicate, wait)
 
-    def retrieve(self, ids: Iterable[PointId]) -> list[Record]:
-        """The points of *ids* that exist, in the order asked for."""
+    def retrieve(self, ids: Iterable[PointId], *, wanted: Wanted = EVERYTHING) -> list[Record]:
+        """The points of *ids* that exist, in the order asked for.
+
+        *wanted* says what of them will be looked at. Here it is read only then, whatever it says.
+        """
         keys = [encode_id(point) for point in ids]
         places = [place for place in self._shard.find(keys) if place is not None]
         return records(places)
@@ -188,8 +188,12 @@ class Collection:
         start: PointId | None = None,
         limit: int,
         predicate: Predicate | None = None,
+        wanted: Wanted = EVERYTHING,
     ) -> tuple[list[Record], PointId | None]:
-        """Up to *limit* points in id order from *start* on, and the id to go on with (None at the end)."""
+        """Up to *limit* points in id order from *start* on, and the id to go on with (None at the end).
+
+        For *wanted* see `retrieve`.
+        """
         scan = self._shard.view.scan_keys(
             b"" if start is None else encode_id(start), selector=self._selector(predicate)
         )
@@ -212,13 +216,15 @@ class Collection:
         score_threshold: float | None = None,
         exact: bool = False,
         ef: int | None = None,
+        wanted: Wanted = EVERYTHING,
     ) -> list[list[Scored]]:
         """For each row of *queries* (float32 [q, d]) the nearest points, closest first.
 
         *offset* skips that many of the best. *score_threshold* leaves out what is worse, by the distance's own
         order. *exact* compares every vector; *ef* is how many candidates an HNSW index keeps while it looks.
+        For *wanted* see `retrieve`.
         """
-        rows = self._checked(queries)
+        rows = checked_vectors(self.name, self.params, queries)
         distance = self.params.distance
         how = SearchMode(distance, exact, ef)
         if predicate is None and self._results is not None:
@@ -278,7 +284,7 @@ class Collection:
         for keys in self._existing(ids or ()) if selector is None else self._selected(selector):
             number = self._shard.change_payload(
                 keys,
-                lambda text: _encode_payload(change(decode_payload(text))),
+                lambda text: encode_payload(change(decode_payload(text))),
                 None if selector is None else selector.accepts,
                 wait=wait,
             )
@@ -300,63 +306,10 @@ class Collection:
     def _selector(self, predicate: Predicate | None) -> Selector | None:
         return None if predicate is None else self._shard.selector(predicate)
 
-    def _checked(self, vectors: Vectors) -> Vectors:
-        """*vectors* as they are stored and compared. Raises DimensionMismatch or InvalidVector."""
-        if vectors.ndim != 2 or vectors.shape[1] != self.params.dimension:
-            raise DimensionMismatch(
-                collection=self.name,
-                expected=self.params.dimension,
-                got=vectors.shape[-1] if vectors.ndim else 0,
-            )
-        rows = np.ascontiguousarray(vectors, np.float32)
-        squares = np.einsum("ij,ij->i", rows, rows)
-        if _PLAIN_SQUARES[0] < squares.min(initial=1.0) and squares.max(initial=1.0) < _PLAIN_SQUARES[1]:
-            # Nothing in them is NaN, infinite, or too large or small to be squared: nearly always so.
-            return rows / np.sqrt(squares)[:, None] if self.params.distance is Distance.COSINE else rows
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            raise InvalidVector(
-                f"vector {int(np.argmin(finite))} of the request holds NaN or a number beyond float32: "
-                "expected finite numbers"
-            )
-        return self._normalised(rows) if self.params.distance is Distance.COSINE else rows
-
-    def _normalised(self, rows: Vectors) -> Vectors:
-        # By the largest value first, so that no square overflows or vanishes.
-        largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-        if not largest.all():
-            raise InvalidVector(
-                f"vector {int(np.argmin(largest))} of the request is all zeros, which has no direction: collection "
-                f"'{self.name}' compares by cosine; leave the vector out or create the collection with Dot"
-            )
-        scaled: Vectors = rows / largest
-        scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
-        return scaled
-
 
 def _pieces(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
     while piece := list(islice(keys, _POINTS_AT_ONCE)):
         yield piece
-
-
-def _encode_payload(payload: Mapping[str, Any] | None) -> bytes:
-    if not payload:
-        return b""
-    try:
-        text = msgspec.json.encode(payload)
-    except (TypeError, OverflowError, ValueError, RecursionError) as error:
-        raise InvalidPoint(f"a payload cannot be stored as JSON: {error}") from error
-    if text.count(b"{") + text.count(b"[") > _PAYLOAD_DEPTH and _is_deep(payload):
-        raise InvalidPoint(f"a payload is nested too deeply: expected at most {_PAYLOAD_DEPTH} levels")
-    return text
-
-
-def _is_deep(payload: Mapping[str, Any]) -> bool:
-    level: list[Any] = [payload]
-    for _ in range(_PAYLOAD_DEPTH):
-        inner = (each.values() if isinstance(each, Mapping) else each for each in level)
-        level = [value for values in inner for value in values if isinstance(value, Mapping | list)]
-    return bool(level)
 
 
 def _reaches(score: float, threshold: float, distance: Distance) -> bool:

@@ -7,6 +7,7 @@ view it was found in: it stays as it was, whatever is written meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -17,12 +18,34 @@ from vectorizer_engine.storage.keys import PointId, decode_id
 from vectorizer_engine.storage.segment import Stamp
 
 
+class Wanted(NamedTuple):
+    """What of each point will be looked at. Who has to fetch the points from elsewhere fetches that along with them."""
+
+    payload: bool
+    vector: bool
+
+
+EVERYTHING = Wanted(payload=True, vector=True)
+
+
+class Content(Protocol):
+    """Where payload and vector of a point are read: see `Place`."""
+
+    @property
+    def payload_size(self) -> int: ...
+
+    def payload(self, start: int = 0, end: int | None = None) -> bytes: ...
+
+    @property
+    def vector(self) -> Vectors: ...
+
+
 class Record:
     """A point. `version` is the operation that last changed it."""
 
     __slots__ = ("place", "stamp")
 
-    def __init__(self, place: Place, stamp: Stamp) -> None:
+    def __init__(self, place: Content, stamp: Stamp) -> None:
         self.place = place
         self.stamp = stamp
 
@@ -50,7 +73,7 @@ class Scored(Record):
 
     __slots__ = ("score",)
 
-    def __init__(self, place: Place, stamp: Stamp, score: float) -> None:
+    def __init__(self, place: Content, stamp: Stamp, score: float) -> None:
         super().__init__(place, stamp)
         self.score = score
 

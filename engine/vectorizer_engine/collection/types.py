@@ -91,3 +91,4 @@ class CollectionInfo:
     layouts: tuple[LayoutInfo, ...]
     disk_bytes: int
     problems: tuple[str, ...]
+    shards: int = 1
