@@ -64,9 +64,12 @@ class Upsert:
         self.vectors = vectors
         self.payloads = payloads
         self.charge = charge
-        self.size = vectors.nbytes + sum(map(len, payloads))
         self.head: Head | None = None
         self._path = path
+
+    @property
+    def size(self) -> int:
+        return self.vectors.nbytes + sum(map(len, self.payloads))
 
     def prepare(self) -> bytes | None:
         record = _encoder.encode(UpsertRecord(list(self.keys), self.vectors.tobytes(), list(self.payloads)))

@@ -37,11 +37,13 @@ class Operation(Protocol):
     """Something to be written.
 
     `size` is about how many bytes its record has. An operation that `reads` sees, in `prepare`, everything
-    that was submitted before it applied; it is the first of its group.
+    that was submitted before it applied; it is the first of its group, and its size is asked for after that.
     """
 
-    size: int
     reads: bool
+
+    @property
+    def size(self) -> int: ...
 
     def prepare(self) -> bytes | None:
         """The log's record, or None where there is nothing to write. An EngineError fails this one only."""
@@ -98,7 +100,8 @@ class GroupCommit:
                 if self._answered(ticket, wait):
                     break
                 self._busy = True
-                group = self._take_group()
+            group: list[_Ticket] = []
+            self._fill(group)
             try:
                 self._commit(group)
             finally:
@@ -158,16 +161,18 @@ class GroupCommit:
             self._busy = False
             self._condition.notify_all()
 
-    def _take_group(self) -> list[_Ticket]:
-        group: list[_Ticket] = []
-        size = 0
-        while self._waiting:
-            operation = self._waiting[0].operation
-            if group and (operation.reads or size + operation.size > GROUP_BYTES):
-                break
-            group.append(self._waiting.popleft())
-            size += operation.size
-        return group
+    def _fill(self, group: list[_Ticket]) -> None:
+        """Move what waits to *group*, as far as it fits."""
+        size = sum(ticket.operation.size for ticket in group)
+        with self._condition:
+            while self._waiting:
+                operation = self._waiting[0].operation
+                if group and (operation.reads or size + operation.size > GROUP_BYTES):
+                    return
+                group.append(self._waiting.popleft())
+                size += operation.size
+                if operation.reads:
+                    return
 
     def _commit(self, group: list[_Ticket]) -> None:
         try:
@@ -210,12 +215,15 @@ class GroupCommit:
         self._check_unbroken()  # those that were waiting when it broke
         self._settle()
         prepared: list[tuple[_Ticket, bytes]] = []
-        for ticket in group:
+        for ticket in group:  # which an operation that reads lets grow
             try:
                 record = ticket.operation.prepare()
             except Exception as error:  # noqa: BLE001 - the writer gets it
                 ticket.error = error
                 continue
+            finally:
+                if ticket.operation.reads:
+                    self._fill(group)
             if record is None:
                 ticket.number = self._log.next_number - 1
                 ticket.durable = ticket.applied = True

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
-from tests.engine.collection.model import everything, open_store, params, vectors_of
+from tests.engine.collection.model import MiB, everything, open_store, params, vectors_of
 from tests.engine.collection.test_collection import settled, wait_until
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.sealing import Sealing
+from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.errors import StorageFailure
+from vectorizer_engine.storage import commit
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.head import Head
 
@@ -33,17 +38,46 @@ class WatchedDisk(Files):
 
 def upsert_together(collection: Collection, ids: list[int]) -> None:
     """One write for each of *ids*, all in one group."""
-    commit = collection._shard._commit
-    threads = [
-        threading.Thread(target=collection.upsert, args=([number], vectors_of([number]), [None]))
-        for number in ids
-    ]
-    with commit.paused():
-        for thread in threads:
+    write_together(
+        collection, [partial(collection.upsert, [number], vectors_of([number]), [None]) for number in ids]
+    )
+
+
+def write_together(collection: Collection, writes: Sequence[Callable[[], object]]) -> None:
+    """Have *writes* wait in this order, and then be committed."""
+    waiting = collection._shard._commit._waiting
+    threads = [threading.Thread(target=write) for write in writes]
+    with collection._shard._commit.paused():
+        for number, thread in enumerate(threads, start=1):
             thread.start()
-        wait_until(lambda: len(commit._waiting) == len(ids))
+            wait_until(lambda number=number: len(waiting) == number)
     for thread in threads:
         thread.join(20)
+
+
+def test_what_a_change_of_payloads_adds_to_the_log_counts_for_the_size_of_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "GROUP_BYTES", 1000)
+    appends: list[int] = []
+    store = VectorStore.open(
+        tmp_path,
+        memory=CacheMemoryManager(16 * MiB),
+        observe_append=lambda writes, seconds: appends.append(writes),
+    )
+    collection = store.create_collection("c", params())
+    collection.upsert([1], vectors_of([1]), [None])
+    for text, groups in ((900 * "x", [1, 1]), ("x", [2])):
+        appends.clear()
+        write_together(
+            collection,
+            [
+                partial(collection.set_payload, {"text": text}, ids=[1]),
+                partial(collection.upsert, [2], vectors_of([2]), [{"text": 100 * "y"}]),
+            ],
+        )
+        assert appends == groups
+    store.close()
 
 
 def test_a_head_is_not_sealed_between_two_writes_of_a_group_that_are_both_in_it(
