@@ -87,6 +87,7 @@ _WATCHER_ON = Broken(
 _WATCHER_NOT_DISABLED = Broken(
     "CLUSTER_002", "FileWatcherNotAllowed", "spec.cluster.disableFileWatcher", "false", WATCHER, "true"
 )
+# With a shared store too, as pods do not pass requests on yet.
 _TWO_PODS = Broken("CLUSTER_004", "SharedStoreRequired", "spec.replicas", "2", STORE, ONE)
 
 BAD_SPECS = (
@@ -102,6 +103,11 @@ BAD_SPECS = (
     BadSpec("cache-lots", {"cluster": {"maxCacheMemory": "lots"}}, (_cache('"lots"'),)),
     BadSpec("cache-empty", {"cluster": {"maxCacheMemory": ""}}, (_cache('""'),)),
     BadSpec("two-replicas", {"replicas": 2}, (_TWO_PODS,)),
+    BadSpec(
+        "two-replicas-over-a-store",
+        {"replicas": 2, "storage": {"objectStore": {"url": "s3://vectors/search"}}},
+        (_TWO_PODS,),
+    ),
     BadSpec(
         "several-at-once",
         {"storage": {"type": "memory"}, "cluster": {"maxCacheMemory": 0}},
@@ -132,6 +138,23 @@ GOOD_SPECS: dict[str, dict[str, Any]] = {
         "cluster": {"maxCacheMemory": "512Mi", "enforceMmapStorage": True, "disableFileWatcher": True},
     },
     "stopped": {"replicas": 0},
+    "object-store": {
+        "storage": {
+            "objectStore": {
+                "url": "s3://vectors/search_1/a=b",
+                "endpoint": "http://minio.storage.svc:9000",
+                "region": "eu-central-1",
+                "secretRef": {"name": "credentials"},
+            }
+        }
+    },
+    "object-store-in-a-folder": {
+        "storage": {"objectStore": {"url": "file:///objects/search"}},
+        "podTemplate": {
+            "volumes": [{"name": "objects", "persistentVolumeClaim": {"claimName": "objects"}}],
+            "volumeMounts": [{"name": "objects", "mountPath": "/objects"}],
+        },
+    },
 }
 
 

@@ -90,6 +90,20 @@ class TestCelByItself:
             {"podTemplate": {"volumes": [{"name": "config", "emptyDir": {}}]}},
             {"podTemplate": {"volumeMounts": [{"name": "x", "mountPath": "/etc/vectorizer/config.yml"}]}},
             {"podTemplate": {"volumeMounts": [{"name": "x", "mountPath": "/etc//vectorizer"}]}},
+            {"storage": {"objectStore": {"url": "s3://vectors/"}}},
+            {"storage": {"objectStore": {"url": "s3://key:secret@vectors"}}},
+            {"storage": {"objectStore": {"url": "s3://vectors", "endpoint": "http://minio:65536"}}},
+            {"storage": {"objectStore": {"url": "gs://vectors", "endpoint": "http://fake:4443"}}},
+            {"storage": {"objectStore": {"url": "az://vectors", "region": "westeurope"}}},
+            {"storage": {"objectStore": {"url": "file:///objects"}}},
+            {
+                "storage": {"objectStore": {"url": "file:///objects/demo"}},
+                "podTemplate": {"volumeMounts": [{"name": "x", "mountPath": "/obj"}]},
+            },
+            {
+                "storage": {"objectStore": {"url": "s3://vectors", "secretRef": {"name": "key"}}},
+                "podTemplate": {"env": [{"name": "AWS_ACCESS_KEY_ID", "value": "x"}]},
+            },
         ],
         ids=lambda spec: json.dumps(spec)[:60],
     )
@@ -147,6 +161,24 @@ class TestCelByItself:
         with pytest.raises(CommandError, match=message):
             patch(definition, namespace, "demo", {"spec": {"storage": storage}})
         patch(definition, namespace, "demo", {"spec": {"storage": {"size": "2.5Gi"}}})
+
+    @pytest.mark.parametrize("url", [None, "s3://vectors/b"])
+    def test_an_update_cannot_move_collections_to_another_store(
+        self, definition: ControlPlane, namespace: str, url: str | None
+    ) -> None:
+        store = {"url": "s3://vectors/a", "region": "eu-central-1"}
+        create(definition, namespace, BadSpec("demo", {"storage": {"objectStore": store}}, ()).cluster())
+        change = None if url is None else {"url": url}
+        with pytest.raises(CommandError, match=r"objectStore\.url cannot change, as the collections stay"):
+            patch(definition, namespace, "demo", {"spec": {"storage": {"objectStore": change}}})
+        patch(definition, namespace, "demo", {"spec": {"storage": {"objectStore": {"region": "eu-west-1"}}}})
+
+    def test_an_update_cannot_move_collections_from_volumes_to_a_store(
+        self, definition: ControlPlane, namespace: str
+    ) -> None:
+        create(definition, namespace, good_cluster("empty"))
+        with pytest.raises(CommandError, match=r"objectStore\.url cannot change"):
+            patch(definition, namespace, "empty", {"spec": {"storage": {"objectStore": {"url": "s3://b"}}}})
 
     def test_a_fresh_object_was_observed_at_no_generation_and_has_every_default(
         self, definition: ControlPlane, namespace: str

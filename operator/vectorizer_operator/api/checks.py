@@ -4,46 +4,19 @@ Each check is said twice, for Python and in CEL, so that `vectorizerctl validate
 change can break (a shrinking volume) is said in CEL here, and as a predicate in `plan`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.config import ENVIRONMENT_PREFIX
+from vectorizer_operator.api import object_store
+from vectorizer_operator.api.check import Check, Transition, cel_list
 from vectorizer_operator.api.constants import GROUP, MAX_NAME_LENGTH, NAME_PATTERN
 
 RESERVED_VOLUMES = ("config", "data", "tenants", "tmp")
 RESERVED_MOUNTS = ("/etc/vectorizer", "/etc/vectorizer-tenants", "/var/lib/vectorizer", "/tmp")
 _NOT_IN_PATHS = ("//", "/./", "/../")  # other spellings of a path would get around the reserved ones
 _OWN_PREFIXES = (f"{GROUP}/", "app.kubernetes.io/")
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-class Check(NamedTuple):
-    """`cel` and `holds` say the same about the value at `path`; `expected` completes "PATH: …".
-
-    `culprit` is what of a value that does not hold is shown.
-    """
-
-    path: tuple[str, ...]
-    cel: str
-    holds: Callable[[Any], bool]
-    expected: str
-    culprit: Callable[[Any], Any] = _itself
-
-
-class Transition(NamedTuple):
-    """What an update must keep, in CEL with `oldSelf`."""
-
-    path: tuple[str, ...]
-    cel: str
-    expected: str
-
-
-def _cel_list(values: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
 
 
 def _is_size(value: Any) -> bool:
@@ -161,6 +134,7 @@ _TENANT_CHECKS = (
 
 CHECKS = (
     *_TENANT_CHECKS,
+    *object_store.CHECKS,
     Check(
         ("spec", "storage", "size"),
         _IS_SIZE,
@@ -193,7 +167,7 @@ CHECKS = (
     ),
     Check(
         (*_TEMPLATE, "volumes"),
-        f"self.all(volume, !(volume.name in {_cel_list(RESERVED_VOLUMES)}))",
+        f"self.all(volume, !(volume.name in {cel_list(RESERVED_VOLUMES)}))",
         lambda value: not any(volume.get("name") in RESERVED_VOLUMES for volume in value),
         f"{', '.join(RESERVED_VOLUMES)} are the operator's own volumes: choose other names",
     ),
@@ -228,4 +202,5 @@ TRANSITIONS = (
         "spec.storage.storageClassName cannot change, as the volumes stay where they were made: "
         "set it to what it was, or make a new cluster",
     ),
+    object_store.URL_STAYS,
 )

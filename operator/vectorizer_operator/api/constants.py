@@ -28,6 +28,9 @@ DEFAULT_IMAGE_ANNOTATION = f"{GROUP}/default-image"
 """On the StatefulSet of a cluster without spec.image: the image it was created with, which an operator upgrade
 must not change."""
 
+OBJECT_STORE_ANNOTATION = f"{GROUP}/object-store"
+"""On the StatefulSet of a cluster with an object store: its URL, which cannot become another one."""
+
 PORT = 6333
 PORT_NAME = "http"
 CONTAINER = "engine"

@@ -9,17 +9,16 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from vectorizer_engine.tenants import MAX_TENANT_NAME_LENGTH, MAX_TENANTS, TENANT_NAME_PATTERN
+from vectorizer_operator.api.object_store import ObjectStoreSection
 from vectorizer_operator.api.types import (
     Model,
     MountPassthrough,
     NamedPassthrough,
     Passthrough,
     Quantity,
+    ShortText,
     unique,
 )
-
-ShortText = Annotated[str, StringConstraints(max_length=253)]
-"""Bounded, as the cost of a CEL rule is estimated from the longest value."""
 
 Retention = Literal["Retain", "Delete"]
 
@@ -69,6 +68,12 @@ class StorageSection(Model):
     storage_class_name: ShortText | None = Field(
         None,
         description="Class of the volumes; unset, Kubernetes' default class. Cannot change after creation.",
+    )
+    object_store: ObjectStoreSection | None = Field(
+        None,
+        description="A store in which the collections live, so that they outlive pods and volumes; a pod's volume then "
+        "holds copies. Unset: they live on the volume. Deleting the cluster never deletes objects. Adding or removing "
+        "it is not possible after creation.",
     )
     retention: RetentionSection = Field(
         default_factory=RetentionSection,
@@ -163,7 +168,9 @@ class Tenant(Model):
 class NetworkPolicySection(Model):
     enabled: bool = Field(
         True,
-        description="Make a NetworkPolicy that lets clients in on the REST API's port and nothing out of the pods.",
+        description="Make a NetworkPolicy that lets clients in on the REST API's port and nothing out of the pods, but "
+        "for what storage.objectStore takes: its port, name resolution, the cloud's metadata service where there is no "
+        "secretRef. Policies add up: another one may allow more.",
     )
 
 

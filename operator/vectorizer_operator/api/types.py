@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -14,6 +14,9 @@ class Model(BaseModel):
         alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", frozen=True
     )
 
+
+ShortText = Annotated[str, StringConstraints(max_length=253)]
+"""Bounded, as the cost of a CEL rule is estimated from the longest value."""
 
 Quantity = Annotated[int | str, WithJsonSchema({"x-kubernetes-int-or-string": True})]
 """A Kubernetes quantity, as written. That it is one is checked where its field is (`checks`, and CLUSTER_003 of the

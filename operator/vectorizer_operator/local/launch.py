@@ -3,7 +3,7 @@
 In Kubernetes a pod finds its files where mounts put them and has an address of its own. A local process has
 neither, so the same is said in other words: volumes become folders, the mount paths in `command`, `args`, `env`
 and `workingDir` are rewritten to them, `$(VAR)` references and the downward API are resolved, and the engine is
-told by environment which address, port and data folder are its own.
+told by environment which address, port and folders are its own.
 
 Not for running the command (`runner.py`), and not a sandbox: user, limits and security context of the container
 are not applied. What cannot be honoured is refused by name, never skipped in silence.
@@ -13,10 +13,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from vectorizer_engine.config import ConfigError, read_config
+from vectorizer_operator.api.rules import value_at
 
 ENGINE_DATA_PATH = "/var/lib/vectorizer"
 """Where the engine's container mounts its data; `storage.path` of its configuration points there."""
@@ -87,22 +91,25 @@ def launch(
         if name := declared.get("name"):
             ports[name] = real
     own: dict[str, str] = {}
+    unset: set[str] = set()
     for variable in container.get("env", ()):
         if "value" in variable or "valueFrom" not in variable:
             own[variable["name"]] = _expand(mounts.rewrite(variable.get("value", "")), own)
         else:
             value = _referenced(pod, variable["valueFrom"], where=where, address=address, inputs=inputs)
-            if value is not None:
+            if value is None:
+                unset.add(variable["name"])
+            else:
                 own[variable["name"]] = value
     words = [*container.get("command", ()), *container.get("args", ())]
     if not container.get("command"):
         raise PodError(f"{where}: has no command; a local process cannot ask the image for its entry point")
     argv = [_expand(mounts.rewrite(word), own) for word in words]
     program = argv[0]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED)}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_INHERITED) and k not in unset}
     if temporary := mounts.folders.get("/tmp"):
         inherited["TMPDIR"] = str(temporary)
-    own |= _namespace_environment(program, address, ports, mounts)
+    own |= _namespace_environment(argv, address, ports, mounts)
     work = container.get("workingDir")
     return Launch(
         argv=(_executable(program, where=where), *argv[1:]),
@@ -113,9 +120,10 @@ def launch(
 
 
 def _namespace_environment(
-    program: str, address: str, ports: Mapping[str | int, int], mounts: "_Mounts"
+    argv: Sequence[str], address: str, ports: Mapping[str | int, int], mounts: "_Mounts"
 ) -> Iterator[tuple[str, str]]:
     """What our own programs would have from a network namespace and a mount, in the words they understand."""
+    program = argv[0]
     if program == "vectorizer":
         yield "VECTORIZER__SERVER__HOST", address
         if ports:
@@ -124,8 +132,20 @@ def _namespace_environment(
             yield "VECTORIZER__STORAGE__PATH", str(data)
         if keys := mounts.folders.get(ENGINE_TENANTS_PATH):
             yield "VECTORIZER__TENANTS__KEYS_FOLDER", str(keys)
+        if objects := _folder_of_objects(argv):
+            yield "VECTORIZER__STORAGE__OBJECT_STORE__URL", f"file://{quote(mounts.rewrite(objects))}"
     elif program == "vectorizer-operator":
         yield "VECTORIZER_OPERATOR_LISTEN", address
+
+
+def _folder_of_objects(argv: Sequence[str]) -> str | None:
+    """The folder that is the object store by the engine's configuration, if there is one."""
+    try:
+        config = read_config(Path(argv[argv.index("--config") + 1]), {})
+    except (ValueError, IndexError, ConfigError):
+        return None  # the engine says itself what is wrong with it
+    url = value_at(config, ("storage", "object_store", "url"))
+    return url.removeprefix("file://") if isinstance(url, str) and url.startswith("file://") else None
 
 
 def _executable(program: str, *, where: str) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from vectorizer_operator.local.runner import Inputs, PodError, PodProcess
 from vectorizer_operator.local.state import ClusterStatus, Desired, PodStatus, StateFolder, Status
-from vectorizer_operator.local.workload import Workload, claims, workload
+from vectorizer_operator.local.workload import Workload, claims, own_claims, workload
 
 RETRY_SECONDS = 10.0
 """A pod that could not even be prepared (a missing Secret, a full disk) is tried again after this."""
@@ -76,7 +76,7 @@ class ClusterWorker:
             pod = self._pods[name].process
             await self._end(name)
             if pod and wanted.claims_deleted_when_scaled:
-                for claim in claims(pod.pod):
+                for claim in own_claims(pod.pod):
                     shutil.rmtree(self._folder.data(desired.name) / claim)
         outdated = [
             name for name, pod in self._pods.items() if pod.problem or pod.revision != wanted.revision

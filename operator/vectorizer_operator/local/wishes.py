@@ -63,8 +63,8 @@ def read_wishes(files: Sequence[str]) -> tuple[list[Wish], Report]:
 
 
 def ignored(report: Report) -> list[Skipped]:
-    """The objects that mean nothing here."""
-    return [each for each in report.skipped if each.kind not in INPUT_KINDS]
+    """The objects that mean nothing here. A claim does: pods that mount one find a folder of the cluster's."""
+    return [each for each in report.skipped if each.kind not in (*INPUT_KINDS, "PersistentVolumeClaim")]
 
 
 def _inputs(objects: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, dict[str, str]]]:

@@ -56,6 +56,13 @@ def claims(pod: Object) -> list[str]:
     return [source["claimName"] for source in sources if source]
 
 
+def own_claims(pod: Object) -> list[str]:
+    """Those of them that were made for `pod` alone, from its StatefulSet's templates."""
+    name = pod["metadata"]["name"]
+    made = {f"{volume['name']}-{name}" for volume in pod["spec"].get("volumes", ())}
+    return [claim for claim in claims(pod) if claim in made]
+
+
 def _pod(stateful_set: Object, ordinal: int) -> dict[str, Any]:
     template = copy.deepcopy(stateful_set["spec"]["template"])
     name = f"{stateful_set['metadata']['name']}-{ordinal}"

@@ -8,7 +8,7 @@ from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.cluster.validator import MAX_CACHE_MEMORY_BYTES
 from vectorizer_operator.api.cluster import VectorizerCluster
 from vectorizer_operator.api.constants import PORT
-from vectorizer_operator.api.spec import Tenant
+from vectorizer_operator.api.spec import StorageSection, Tenant
 from vectorizer_operator.manifests.common import Manifest, child, config_name
 
 CONFIG_KEY = "config.yml"
@@ -28,7 +28,7 @@ def config_yaml(cluster: VectorizerCluster) -> str:
     allowed = limit is not None and 0 < limit <= MAX_CACHE_MEMORY_BYTES
     config: dict[str, Any] = {
         "server": {"host": "0.0.0.0", "port": PORT},
-        "storage": {"path": DATA_FOLDER, "type": spec.storage.type},
+        "storage": {"path": DATA_FOLDER, "type": spec.storage.type, **_object_store(spec.storage)},
         "cluster": {
             "enabled": True,
             # In bytes, so that 1Gi and 1024Mi are the same configuration and restart nothing.
@@ -46,6 +46,14 @@ def config_yaml(cluster: VectorizerCluster) -> str:
             "members": [_tenant(tenant) for tenant in spec.tenants],
         }
     return yaml.safe_dump(config, sort_keys=False)
+
+
+def _object_store(storage: StorageSection) -> dict[str, Any]:
+    """What is set of the store; its credentials are the container's environment."""
+    if storage.object_store is None:
+        return {}
+    settings = storage.object_store.model_dump(include={"url", "endpoint", "region"}, exclude_none=True)
+    return {"object_store": settings}
 
 
 def key_path(tenant: Tenant, *, read_only: bool) -> str:

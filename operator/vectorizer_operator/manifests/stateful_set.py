@@ -15,10 +15,12 @@ from vectorizer_operator.api.constants import (
     CONFIG_HASH_ANNOTATION,
     CONTAINER,
     DEFAULT_IMAGE_ANNOTATION,
+    OBJECT_STORE_ANNOTATION,
     PORT,
     PORT_NAME,
 )
-from vectorizer_operator.api.spec import Tenant
+from vectorizer_operator.api.object_store import CREDENTIALS
+from vectorizer_operator.api.spec import Tenant, VectorizerClusterSpec
 from vectorizer_operator.capacity import pod_memory_bytes
 from vectorizer_operator.manifests.common import (
     Manifest,
@@ -52,12 +54,15 @@ START_SECONDS = 1800
 def stateful_set(cluster: VectorizerCluster, *, config: str, default_image: str) -> Manifest:
     """*config* is the engine's configuration: pods are replaced when it changes."""
     name, spec = cluster.metadata.name, cluster.spec
+    annotations = {} if spec.image else {DEFAULT_IMAGE_ANNOTATION: default_image}
+    if spec.storage.object_store is not None:
+        annotations[OBJECT_STORE_ANNOTATION] = spec.storage.object_store.url
     return child(
         cluster,
         api_version="apps/v1",
         kind="StatefulSet",
         name=name,
-        annotations=None if spec.image else {DEFAULT_IMAGE_ANNOTATION: default_image},
+        annotations=annotations,
         spec={
             "replicas": spec.replicas,
             "serviceName": headless_name(name),
@@ -149,11 +154,7 @@ def _tenants_volume(tenants: list[Tenant]) -> Iterator[dict[str, Any]]:
 
 
 def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
-    extra, key = cluster.spec.pod_template, cluster.spec.auth.api_key_secret_ref
-    env: list[Any] = list(extra.env)
-    if key is not None:
-        reference = {"secretKeyRef": {"name": key.name, "key": key.key}}
-        env.insert(0, {"name": "VECTORIZER__AUTH__API_KEY", "valueFrom": reference})
+    extra, env = cluster.spec.pod_template, list(_environment(cluster.spec))
     return {
         "name": CONTAINER,
         "image": image,
@@ -178,6 +179,21 @@ def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
             *extra.volume_mounts,
         ],
     }
+
+
+def _environment(spec: VectorizerClusterSpec) -> Iterator[dict[str, Any]]:
+    key, store = spec.auth.api_key_secret_ref, spec.storage.object_store
+    if key is not None:
+        yield _from_secret("VECTORIZER__AUTH__API_KEY", name=key.name, key=key.key)
+    if store is not None and store.secret_ref is not None:
+        for variable, required in CREDENTIALS[store.scheme].items():
+            optional = {} if required else {"optional": True}
+            yield _from_secret(variable, name=store.secret_ref.name, key=variable, **optional)
+    yield from spec.pod_template.env
+
+
+def _from_secret(variable: str, **reference: Any) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"secretKeyRef": reference}}
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:

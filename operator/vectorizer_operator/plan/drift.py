@@ -21,7 +21,7 @@ _MERGE_KEYS = {
     "imagePullSecrets": ("name",),
     "volumes": ("name",),
     "volumeMounts": ("mountPath",),
-    "ports": ("name", "containerPort", "port"),
+    "ports": ("name", "containerPort", "port", "protocol"),
     "ownerReferences": ("uid",),
     "volumeClaimTemplates": ("metadata",),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),

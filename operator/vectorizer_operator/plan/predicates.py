@@ -10,7 +10,7 @@ from typing import Any
 
 from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_engine.cluster.validator import Violation
-from vectorizer_operator.api.constants import CLUSTER_LABEL, KIND
+from vectorizer_operator.api.constants import CLUSTER_LABEL, KIND, OBJECT_STORE_ANNOTATION
 from vectorizer_operator.api.problems import Problem
 from vectorizer_operator.manifests import Manifest
 from vectorizer_operator.plan.model import Object, Observed
@@ -95,10 +95,30 @@ def storage_class_never_changes(observed: Observed, desired: Sequence[Manifest])
     )
 
 
+def object_store_never_changes(observed: Observed, desired: Sequence[Manifest]) -> Block | None:
+    """Collections stay in the store, or on the volumes, where they were made: elsewhere they would seem lost."""
+    wanted = next(manifest for manifest in desired if manifest["kind"] == "StatefulSet")
+    live = observed.children.get(("StatefulSet", wanted["metadata"]["name"]))
+    if live is None:
+        return None
+    old, new = (
+        (each["metadata"].get("annotations") or {}).get(OBJECT_STORE_ANNOTATION) for each in (live, wanted)
+    )
+    if old == new:
+        return None
+    return Block(
+        "ObjectStoreNeverChanges",
+        f"spec.storage.objectStore.url is {new or 'unset'}, but the collections are "
+        f"{f'in {old}: set it to that' if old else 'on the volumes: take spec.storage.objectStore out'}, or make a new "
+        "cluster and copy the data",
+    )
+
+
 SPEC_GUARDS: tuple[Callable[[Observed, Sequence[Manifest]], Block | None], ...] = (
     foreign_object_not_adopted,
     never_shrink_storage,
     storage_class_never_changes,
+    object_store_never_changes,
 )
 
 

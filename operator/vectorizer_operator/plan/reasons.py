@@ -56,6 +56,10 @@ REASONS: dict[str, Reason] = {
         predicates.storage_class_never_changes,
         "Set spec.storage.storageClassName back, or make a new cluster and copy the data.",
     ),
+    "ObjectStoreNeverChanges": _predicate(
+        predicates.object_store_never_changes,
+        "Set spec.storage.objectStore.url back, or make a new cluster and copy the data.",
+    ),
     "ActionRefused": Reason(
         "state",
         "The API server refused a change that the operator has to make.",

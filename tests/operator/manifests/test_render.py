@@ -154,3 +154,70 @@ def test_one_service_of_a_cluster_says_how_its_metrics_are_read() -> None:
 
     assert said() == ["open"]
     assert said(auth={"apiKeySecretRef": {"name": "key"}}) == ["key"]
+
+
+S3 = {"url": "s3://vectors/demo", "endpoint": "http://minio.storage.svc:9000", "region": "eu-central-1"}
+
+
+def stored(store: dict[str, Any], **spec: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    return children(storage={"objectStore": store}, **spec)
+
+
+def test_the_engine_is_told_where_its_object_store_is() -> None:
+    config = parse_config(yaml.safe_load(config_yaml(cluster(storage={"objectStore": S3})))).storage
+    assert config.object_store.model_dump() == S3
+    assert str(config.path) == "/var/lib/vectorizer"
+    assert "object_store" not in config_yaml(cluster())
+
+
+@pytest.mark.parametrize(
+    ("url", "required"),
+    [
+        ("s3://vectors", {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
+        ("gs://vectors", {"GOOGLE_SERVICE_ACCOUNT_KEY"}),
+        ("az://vectors", {"AZURE_STORAGE_ACCOUNT_NAME"}),
+    ],
+)
+def test_the_credentials_of_its_kind_come_from_the_secret(url: str, required: set[str]) -> None:
+    env = container(storage={"objectStore": {"url": url, "secretRef": {"name": "keys"}}})["env"]
+    references = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in env}
+    assert {name for name, each in references.items() if not each.get("optional")} == required
+    assert all((each["name"], each["key"]) == ("keys", name) for name, each in references.items())
+
+
+def test_another_secret_rolls_the_pods_and_none_leaves_them_without_credentials() -> None:
+    assert "env" not in container(storage={"objectStore": S3})
+    one, other = (container(storage={"objectStore": {**S3, "secretRef": {"name": n}}}) for n in "ab")
+    assert one != other
+
+
+def ports(rule: dict[str, Any]) -> set[tuple[str, int | None]]:
+    return {(each["protocol"], each.get("port")) for each in rule["ports"]}
+
+
+def egress(store: dict[str, Any], **spec: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = stored(store, **spec)["NetworkPolicy", "demo"]["spec"].get("egress", [])
+    return found
+
+
+def test_pods_reach_the_name_service_and_the_port_of_their_store() -> None:
+    names, store = egress({"url": "s3://vectors", "secretRef": {"name": "keys"}})
+    assert {("UDP", 53), ("TCP", 53)} <= ports(names)
+    assert ports(store) == {("TCP", 443)}
+
+
+def test_pods_reach_a_store_inside_of_kubernetes_whatever_port_is_behind_its_service() -> None:
+    _, store, inside = egress({**S3, "secretRef": {"name": "keys"}})
+    assert ports(store) == {("TCP", 9000)}
+    assert (inside["to"], ports(inside)) == ([{"namespaceSelector": {}}], {("TCP", None)})
+
+
+def test_pods_without_a_secret_reach_the_service_that_tells_who_they_are() -> None:
+    *_, metadata = egress({"url": "gs://vectors"})
+    assert metadata["to"] == [{"ipBlock": {"cidr": "169.254.0.0/16"}}]
+
+
+def test_pods_reach_nothing_for_the_sake_of_a_mounted_folder() -> None:
+    mounts = [{"name": "objects", "mountPath": "/objects"}]
+    assert egress({"url": "file:///objects/demo"}, podTemplate={"volumeMounts": mounts}) == []
+    assert "egress" not in children()["NetworkPolicy", "demo"]["spec"]

@@ -161,6 +161,44 @@ def test_storage_class_never_changes_not_even_from_the_default(world: World) -> 
     assert "unset it, or make a new cluster" in world.condition("Stalled")["message"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "advice"),
+    [
+        ("s3://vectors/a", "s3://vectors/b", "in s3://vectors/a: set it to that, or make a new cluster"),
+        ("s3://vectors/a", None, "is unset, but the collections are in s3://vectors/a: set it to that"),
+        (None, "s3://vectors/a", "are on the volumes: take spec.storage.objectStore out, or make a new"),
+    ],
+)
+def test_object_store_never_changes_collections_stay_where_they_are(
+    before: str | None, after: str | None, advice: str
+) -> None:
+    def storage(url: str | None) -> dict[str, Any]:
+        return {"objectStore": {"url": url}} if url else {}
+
+    world = World(storage=storage(before))
+    world.settle()
+    children = children_of(world)
+    world.edit(storage=storage(after))
+    world.settle()
+    assert children_of(world) == children
+    assert world.condition("Stalled")["reason"] == "ObjectStoreNeverChanges"
+    assert advice in world.condition("Ready")["message"]
+    world.edit(storage=storage(before))
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+
+
+def test_object_store_never_changes_but_its_address_and_credentials_may() -> None:
+    world = World(storage={"objectStore": {"url": "s3://vectors/a", "secretRef": {"name": "old"}}})
+    world.settle()
+    pod = world.pods["demo-0"]["metadata"]["uid"]
+    store = {"url": "s3://vectors/a", "endpoint": "https://minio:9000", "secretRef": {"name": "new"}}
+    world.edit(storage={"objectStore": store})
+    world.settle()
+    assert world.condition("Ready")["status"] == "True"
+    assert world.pods["demo-0"]["metadata"]["uid"] != pod
+
+
 def test_a_bigger_volume_restarts_no_pod(world: World) -> None:
     pod = world.pods["demo-0"]["metadata"]["uid"]
     world.edit(storage={"size": "20Gi"})
