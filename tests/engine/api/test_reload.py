@@ -64,6 +64,16 @@ def test_the_limit_and_its_threshold_change_in_a_running_engine(make_engine: Sta
     assert ledger()["limit_bytes"] == 32 * MIB, "and the old key still opens"
 
 
+def test_what_changes_while_the_engine_starts_applies_as_soon_as_it_can(make_engine: StartEngine) -> None:
+    engine = make_engine()
+    engine.launch()
+    engine.wait_until(lambda: "starts with these settings" in engine.log, "past reading its configuration")
+    assert "cluster.max_cache_memory_bytes from 1073741824 to 67108864" in reload(
+        engine, {"cluster": {"max_cache_memory_bytes": "64Mi"}}
+    )
+    engine.wait_until(lambda: engine.answers("/readyz"), "ready")
+
+
 @pytest.mark.parametrize(
     ("text", "message", "counted"),
     [
