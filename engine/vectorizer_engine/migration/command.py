@@ -62,7 +62,7 @@ def run(options: Options) -> int:
 
 
 def _migrate(options: Options, file_config: Mapping[str, Any], config: Config) -> int:
-    with _locked(config.storage.path):
+    with _locked(config.storage.path, look_only=options.dry_run):
         plan = make_plan(options.config, file_config, config, os.environ, backup=options.keep_backup)
         if options.dry_run or plan.obstacles:
             _print(options, plan, plan_in_words(plan))
@@ -101,9 +101,13 @@ def _print(
 
 
 @contextlib.contextmanager
-def _locked(storage: Path) -> Iterator[None]:
-    """Hold the data folder, unless there is none, which the plan says. Raises StoreLocked."""
-    if not (storage / "LOCK").exists():
+def _locked(storage: Path, *, look_only: bool = False) -> Iterator[None]:
+    """Hold the data folder, unless it is none, which the plan says. Raises StoreLocked.
+
+    Who wants to *look_only* makes no file for it: where there is none, no engine was ever here.
+    """
+    needed = "LOCK" if look_only else "FORMAT"
+    if not (storage / needed).exists():
         yield
         return
     lock = take_lock(storage)

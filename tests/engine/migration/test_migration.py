@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,8 +15,11 @@ from click.testing import CliRunner
 from tests.engine.collection.model import assert_same, everything, vectors_of
 from tests.engine.migration.standalone import Standalone, fill, open_store
 from vectorizer_engine.cli import main
+from vectorizer_engine.collection.data_folder import take_lock
 from vectorizer_engine.collection.types import CollectionParams, Distance, StorageType
 from vectorizer_engine.config import parse_config, read_config
+from vectorizer_engine.errors import StoreLocked
+from vectorizer_engine.migration import command
 
 MAPPED = dict.fromkeys(("large", "small", "mapped"), StorageType.MMAP)
 
@@ -339,3 +343,25 @@ def test_the_rollback_of_another_configuration_is_refused(standalone: Standalone
     other.write_text(standalone.config.read_text())
     refused = CliRunner().invoke(main, ["--migrate-to-cluster", "--config", str(other), "--rollback"])
     assert (refused.exit_code, f"that of {standalone.config}" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--rollback"]])
+def test_a_folder_that_was_copied_without_its_lock_is_locked_all_the_same(
+    standalone: Standalone, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    if options:
+        assert standalone.migrate().exit_code == 0
+    lock = standalone.data / "LOCK"
+    lock.unlink(missing_ok=True)
+    assert standalone.dry_run()[0] == 0
+    assert not lock.exists()
+    works = command.roll_back if options else command.migrate
+
+    def work(*arguments: Any, **named: Any) -> Any:
+        with pytest.raises(StoreLocked):
+            take_lock(standalone.data)
+        return works(*arguments, **named)
+
+    monkeypatch.setattr(command, works.__name__, work)
+    done = standalone.migrate(*options)
+    assert done.exit_code == 0, done.output
