@@ -156,6 +156,8 @@ def test_bad_batches_are_refused_whole(tmp_path: Path) -> None:
         ([1, -2], [good] * 2, [None, None], InvalidPoint, "id -2 is out of range"),
         ([1, 2**64], [good] * 2, [None, None], InvalidPoint, "out of range"),
         ([1, 2], [good] * 2, [None, {"a": object()}], InvalidPoint, "cannot be stored as JSON"),
+        ([1, 2], [good], [None, None], InvalidRequest, "2 ids, 1 vectors and 2 payloads"),
+        ([1], [good], [], InvalidRequest, "1 ids, 1 vectors and 0 payloads: expected as many of each"),
     ]
     for ids, rows, payloads, error, message in cases:
         with pytest.raises(error, match=message):
