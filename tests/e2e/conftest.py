@@ -7,9 +7,12 @@ import pytest
 
 from tests.e2e.harness import Installation, Operator
 from tests.e2e.quickstart import roll_out
+from tests.engine.s3 import s3
 from tests.kube.controlplane import ControlPlane
 from tests.operator.connections import connect
 from vectorizer_operator.kube.client import KubeClient
+
+__all__ = ["s3"]
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ def free_port() -> int:
 
 
 def wish(name: str, *, port: int, replicas: int = 1, when_scaled: str = "Retain", **container: Any) -> Wish:
-    """A StatefulSet of HTTP servers with a claim at /data; `container` changes what runs in it."""
+    """A StatefulSet of HTTP servers with a claim at /data, and one that all its pods share; `container` changes what
+    runs in it."""
     server = {
         "name": "server",
         "command": ["python", "-I", "-S", str(SERVER)],
@@ -43,7 +44,10 @@ def wish(name: str, *, port: int, replicas: int = 1, when_scaled: str = "Retain"
                 "spec": {
                     "terminationGracePeriodSeconds": 5,
                     "containers": [server],
-                    "volumes": [{"name": "config", "configMap": {"name": "config"}}],
+                    "volumes": [
+                        {"name": "config", "configMap": {"name": "config"}},
+                        {"name": "shared", "persistentVolumeClaim": {"claimName": "shared"}},
+                    ],
                 },
             },
             "volumeClaimTemplates": [{"metadata": {"name": "data"}}],

@@ -5,7 +5,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,54 +13,20 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 from qdrant_client import QdrantClient, models
 
 from tests.kube.eventually import eventually
+from tests.local.commands import VECTORIZERCTL, Local
 from tests.local.processes import mentioning, parent
-from vectorizer_operator.cli import ctl_main
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
-VECTORIZERCTL = Path(sys.executable).with_name("vectorizerctl")
 VECTORS = np.random.default_rng(7).normal(size=(200, 16)).astype(np.float32)
 
 
-class Local:
-    """`vectorizerctl local` on a state folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def run(self, *arguments: str, stdin: str = "") -> Result:
-        command = ["local", *arguments, "--dir", str(self.folder)]
-        return CliRunner().invoke(ctl_main, command, input=stdin, catch_exceptions=False)
-
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """The same as a process that goes on."""
-        return subprocess.Popen(
-            [VECTORIZERCTL, "local", *arguments, "--dir", self.folder],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def do(self, *arguments: str, stdin: str = "") -> str:
-        done = self.run(*arguments, stdin=stdin)
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    def cluster(self) -> dict[str, Any]:
-        (cluster,) = json.loads(self.do("status", "-o", "json"))["clusters"]
-        return dict(cluster)
-
-    @property
-    def client(self) -> QdrantClient:
-        # Without its check in the background, which would meet the pods that a test kills.
-        return QdrantClient(self.cluster()["endpoint"], check_compatibility=False)
-
-    def nearest(self) -> list[models.ExtendedPointId]:
-        return [
-            point.id for point in self.client.query_points("c", query=VECTORS[3].tolist(), limit=3).points
-        ]
+def nearest(local: Local) -> list[models.ExtendedPointId]:
+    found = local.client.query_points("c", query=VECTORS[3].tolist(), limit=3)
+    return [point.id for point in found.points]
 
 
 def quickstart(**spec: Any) -> str:
@@ -69,15 +34,6 @@ def quickstart(**spec: Any) -> str:
     cluster = yaml.safe_load(QUICKSTART.read_text())
     cluster["spec"] |= spec
     return json.dumps(cluster)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    local = Local(tmp_path / "state")
-    yield local
-    if local.folder.exists():
-        local.do("down")
-    assert mentioning(local.folder) == []
 
 
 @pytest.fixture(scope="module")
@@ -117,25 +73,25 @@ def test_status_for_people_names_cluster_endpoint_and_pod(loaded: Local) -> None
 
 def test_a_killed_pod_is_ready_again_with_its_data(loaded: Local) -> None:
     before = loaded.cluster()
-    nearest = loaded.nearest()
+    found = nearest(loaded)
     os.kill(before["pods"][0]["pid"], signal.SIGKILL)
     restarts = before["pods"][0]["restarts"] + 1
     eventually(
         lambda: [(pod["ready"], pod["restarts"]) for pod in loaded.cluster()["pods"]] == [(True, restarts)]
     )
     assert loaded.cluster()["endpoint"] == before["endpoint"]
-    assert loaded.nearest() == nearest
-    assert nearest[0] == 3
+    assert nearest(loaded) == found
+    assert found[0] == 3
 
 
 def test_data_survives_down_and_up(loaded: Local) -> None:
-    nearest = loaded.nearest()
+    found = nearest(loaded)
     said = loaded.do("down")
     assert f"quickstart is down, its data is kept in {loaded.folder}" in said
     assert mentioning(loaded.folder) == []
     assert json.loads(loaded.do("status", "-o", "json")) == {"clusters": []}
     loaded.do("up", "-f", str(QUICKSTART))
-    assert loaded.nearest() == nearest
+    assert nearest(loaded) == found
 
 
 def test_an_unchanged_file_restarts_nothing(loaded: Local) -> None:
@@ -153,7 +109,7 @@ def test_a_changed_spec_restarts_the_pod_once_with_its_data(loaded: Local) -> No
     assert loaded.cluster()["pods"][0]["pid"] != before["pods"][0]["pid"]
     assert loaded.do("logs").count(ready) == starts + 1
     assert "cluster.max_cache_memory_bytes = 134217728" in loaded.do("logs")
-    assert loaded.nearest()[0] == 3
+    assert nearest(loaded)[0] == 3
 
 
 def test_a_refused_spec_says_every_fix_and_leaves_what_runs_alone(loaded: Local) -> None:

@@ -122,6 +122,7 @@ def test_scaling_in_keeps_or_deletes_the_claim_as_the_policy_says(
     (cluster,) = up(folder, wish("web", port=port, when_scaled=policy, replicas=0))
     assert (cluster.ready, cluster.pods, cluster.endpoint) == (True, [], None)
     assert (folder.data("web") / "data-web-0").exists() == kept
+    assert (folder.data("web") / "shared").exists(), "only claims of the pod's own are deleted with it"
 
 
 def test_several_pods_are_replaced_from_the_highest_one_at_a_time(folder: StateFolder) -> None:

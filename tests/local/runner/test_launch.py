@@ -108,7 +108,8 @@ async def test_config_maps_secrets_and_empty_folders_are_where_the_command_looks
 async def test_variables_are_resolved_and_expanded_as_kubernetes_does(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VECTORIZER__CLUSTER__ENABLED", "of the shell that started the runner")
+    for name in ("VECTORIZER__CLUSTER__ENABLED", "UNSET"):
+        monkeypatch.setenv(name, "of the shell that started the runner")
     fields = {
         "NAME": "metadata.name",
         "NAMESPACE": "metadata.namespace",
@@ -188,6 +189,30 @@ async def test_the_engine_is_told_its_address_port_and_data_folder(
     assert env["VECTORIZER__SERVER__HOST"] == started.address
     assert env["VECTORIZER__SERVER__PORT"] == str(PORT + 1)
     assert env["VECTORIZER__STORAGE__PATH"] == str(runner.data)
+
+
+async def test_the_engine_is_told_where_the_folder_of_its_objects_is_mounted(
+    runner: Runner, stand_in: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    stand_in("vectorizer", f'exec {sys.executable} -IS {SERVER} "$VECTORIZER__SERVER__HOST" {PORT}')
+    container = server(
+        command=["vectorizer"],
+        args=["serve", "--config", "/etc/vectorizer/config.yml"],
+        volumeMounts=[
+            {"name": "config", "mountPath": "/etc/vectorizer"},
+            {"name": "objects", "mountPath": "/objects"},
+        ],
+    )
+    spec = pod(container)
+    spec["spec"]["volumes"] = [
+        {"name": "config", "configMap": {"name": "web"}},
+        {"name": "objects", "persistentVolumeClaim": {"claimName": "shared"}},
+    ]
+    (shared := tmp_path / "shared #1").mkdir()
+    config = "storage: {object_store: {url: file:///objects/search}}"
+    inputs = Inputs(config_maps={"web": {"config.yml": config}}, claims={"shared": shared})
+    env = await environment(await runner.ready(spec, inputs=inputs))
+    assert env["VECTORIZER__STORAGE__OBJECT_STORE__URL"] == f"file://{tmp_path}/shared%20%231/search"
 
 
 async def test_the_engine_keeps_its_own_port_and_folder_where_the_pod_says_neither(
