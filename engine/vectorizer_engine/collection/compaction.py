@@ -221,6 +221,8 @@ class Compaction:
             if segment is not None:
                 self._segments.discard(segment)
             raise
+        if segment is not None:
+            self._payload_indexes.drop_stale(segment)  # other fields may be indexed than when it was written
         for old, _ in view.segments():
             self._indexes.discard(old)
             self._payload_indexes.discard(old)

@@ -75,6 +75,15 @@ def index_file(segment: Segment, path: str, type: FieldType) -> Path:
     return segment.folder / (name + SUFFIX)
 
 
+class _Beside:
+    """What goes on beside one segment: `lock` is held while files are written or removed there."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.outdated = False
+        self.discarded = False
+
+
 class PayloadIndexes:
     """Any thread may call. What is open is `segment.fields`."""
 
@@ -84,9 +93,8 @@ class PayloadIndexes:
         self._memory = memory
         self._files = files
         self._scratch = scratch
-        # Held while files are written or removed beside a segment, so that its folder can be removed after that.
         self._lock = threading.Lock()
-        self._discarded: weakref.WeakSet[Segment] = weakref.WeakSet()
+        self._segments: weakref.WeakKeyDictionary[Segment, _Beside] = weakref.WeakKeyDictionary()
 
     def missing(self, segment: Segment) -> dict[str, FieldType]:
         """The fields that *segment* has no index of, and should have."""
@@ -102,7 +110,7 @@ class PayloadIndexes:
 
     def open_existing(self, segment: Segment) -> None:
         """Open the indexes that *segment* has files of. Removes files that are of no use."""
-        with self._lock:
+        with self._beside(segment).lock:
             for path, type in self.missing(segment).items():
                 file = index_file(segment, path, type)
                 if not file.exists():
@@ -115,41 +123,71 @@ class PayloadIndexes:
             self._remove_stale(segment)
 
     def drop_stale(self, segment: Segment) -> None:
-        """Remove the indexes of fields that are not in the schema any more. Those who still read one may go on."""
-        with self._lock:
-            if segment not in self._discarded:
-                self._remove_stale(segment)
+        """Remove the indexes of fields that are not in the schema any more. Those who still read one may go on.
+
+        Where indexes of *segment* are being built, that is left to who builds them. Files that cannot be removed stay
+        until the next opening: the schema counts all the same.
+        """
+        beside = self._beside(segment)
+        beside.outdated = True
+        self._drop_outdated(segment, beside)
 
     def build(self, segment: Segment, *, still_wanted: Callable[[], bool]) -> bool:
         """Build what `missing` names. False where the memory is refused, or it is not *still_wanted* any more.
 
         An index of vectors that serves is not evicted for it. Raises OSError. A segment that was discarded needs none.
         """
-        with self._lock:
-            wanted = self.missing(segment)
-            if not wanted or segment in self._discarded:
-                return True
-            charge = self._memory.reserve(CacheType.METADATA, _HEADROOM_BYTES, keep=CacheType.HNSW)
-            if charge is None:
-                return False
-            try:
-                built = self._build(segment, wanted, charge, still_wanted)
-            finally:
-                charge.release()
-                for unfinished in segment.folder.glob(f"*{_UNFINISHED}"):
-                    self._files.remove(unfinished)
-            if built:
-                for path, type in wanted.items():
-                    self._open(segment, path, type)
-            return built
+        beside = self._beside(segment)
+        try:
+            with beside.lock:
+                wanted = self.missing(segment)
+                if not wanted or beside.discarded:
+                    return True
+                return self._build(segment, wanted, lambda: still_wanted() and not beside.discarded)
+        finally:
+            self._drop_outdated(segment, beside)
 
     def discard(self, segment: Segment) -> None:
         """Write nothing more beside *segment*, whose folder is about to be removed."""
-        self._discarded.add(segment)
-        with self._lock:
+        beside = self._beside(segment)
+        beside.discarded = True
+        with beside.lock:
             """Wait for who is at it."""
 
-    def _build(
+    def _beside(self, segment: Segment) -> _Beside:
+        with self._lock:
+            return self._segments.setdefault(segment, _Beside())
+
+    def _drop_outdated(self, segment: Segment, beside: _Beside) -> None:
+        """Unless somebody is at it, who calls this afterwards."""
+        while beside.outdated and beside.lock.acquire(blocking=False):
+            try:
+                beside.outdated = False
+                if not beside.discarded:
+                    self._remove_stale(segment)
+            except OSError as error:
+                logger.warning(
+                    "payload indexes beside %s stay until the next start: %s", segment.folder, str(error)
+                )
+            finally:
+                beside.lock.release()
+
+    def _build(self, segment: Segment, wanted: Schema, still_wanted: Callable[[], bool]) -> bool:
+        charge = self._memory.reserve(CacheType.METADATA, _HEADROOM_BYTES, keep=CacheType.HNSW)
+        if charge is None:
+            return False
+        try:
+            built = self._write(segment, wanted, charge, still_wanted)
+        finally:
+            charge.release()
+            for unfinished in segment.folder.glob(f"*{_UNFINISHED}"):
+                self._files.remove(unfinished)
+        if built:
+            for path, type in wanted.items():
+                self._open(segment, path, type)
+        return built
+
+    def _write(
         self,
         segment: Segment,
         wanted: Schema,
@@ -169,7 +207,7 @@ class PayloadIndexes:
             """Whether it is wanted still, and what the writers hold by now can be had."""
             held = sum(writer.heap_bytes(segment.count) for writer in writers)
             needed = max(0, held + _HEADROOM_BYTES - charge.nbytes)
-            if segment in self._discarded or not still_wanted():
+            if not still_wanted():
                 return False
             return charge.grow(needed, keep=CacheType.HNSW)
 

@@ -26,8 +26,8 @@ from vectorizer_engine.storage.live import LiveMask, mask_bytes
 ROOT = Path(vectorizer_engine.__file__).parent
 
 GROWING = {
-    "OrderedDict", "SimpleQueue", "Queue", "WeakSet", "array", "bytearray", "defaultdict", "deque", "dict", "list",
-    "set",
+    "OrderedDict", "SimpleQueue", "Queue", "WeakKeyDictionary", "WeakSet", "array", "bytearray", "defaultdict", "deque",
+    "dict", "list", "set",
 }  # fmt: skip
 
 HELD = {
@@ -76,7 +76,7 @@ BOUNDED = {
     "collection.operations.ChangePayload.keys": A_REQUEST,
     "collection.operations.ChangePayload.payloads": A_REQUEST,
     "collection.operations.Delete.keys": A_REQUEST,
-    "collection.payload_indexes.PayloadIndexes._discarded": A_SEGMENT,
+    "collection.payload_indexes.PayloadIndexes._segments": A_SEGMENT,
     "collection.sealing.Sealing._heads": A_SEGMENT,
     "collection.shared_collections.CatalogChanges._perhaps_deleted": A_COLLECTION,
     "collection.shared_collections.CatalogChanges._perhaps_made": A_COLLECTION,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
 from vectorizer_engine.collection import small_heads
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.environment import ShardLimits
+from vectorizer_engine.collection.field_values import FieldIndexer
 from vectorizer_engine.collection.filters import compile_filter
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import IndexedField, Predicate
@@ -258,6 +261,106 @@ def test_an_index_that_is_deleted_or_replaced_leaves_no_files(tmp_path: Path, st
     collection.delete_payload_index("group")
     collection.delete_payload_index("nowhere")
     assert collection.payload_schema() == {}
+    assert list(tmp_path.rglob(FILE)) == []
+
+
+@contextlib.contextmanager
+def a_build_under_way(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While inside, an index is being built for somebody who waits for it, and comes to no end."""
+    begun, may_end = threading.Event(), threading.Event()
+    add = FieldIndexer.add
+    builder = threading.Thread(target=collection.create_payload_index, args=("name", FieldType.TEXT))
+
+    def hang(self: FieldIndexer, row: int, payload: dict[str, Any]) -> None:
+        if threading.current_thread() is builder:
+            begun.set()
+            assert may_end.wait(30)
+        add(self, row, payload)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FieldIndexer, "add", hang)
+        builder.start()
+        assert begun.wait(20)
+        try:
+            yield
+        finally:
+            may_end.set()
+            builder.join()
+
+
+def in_time(work: Callable[[], object]) -> bool:
+    """Whether *work* is done soon, in a thread of its own."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(5)
+    return not thread.is_alive()
+
+
+def test_an_index_is_deleted_without_waiting_for_its_build_and_leaves_no_files(
+    tmp_path: Path, store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = store.create_collection("c", params())
+    fill(collection)
+    wait_until(lambda: settled(collection))
+    with a_build_under_way(collection, monkeypatch):
+        assert in_time(lambda: collection.delete_payload_index("name"))
+        assert collection.payload_schema() == {}
+    wait_until(lambda: settled(collection))
+    assert list(tmp_path.rglob(FILE)) == []
+
+
+def test_heads_are_sealed_while_indexes_of_other_segments_are_built(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = store.create_collection("c", params())
+    fill(collection, 0, 500)
+    wait_until(lambda: settled(collection))
+    before = len(sealed(collection))
+    with a_build_under_way(collection, monkeypatch):
+        fill(collection, 500, 500)
+        wait_until(lambda: len(sealed(collection)) >= before + 2)
+
+
+def test_a_segment_that_was_written_while_an_index_was_deleted_keeps_no_file_of_it(
+    tmp_path: Path, store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = store.create_collection("c", params())
+    collection.create_payload_index("group", FieldType.INTEGER)
+    publish = Compaction._publish
+
+    def delete_first(self: Compaction, *arguments: Any) -> None:
+        schema = collection._shard._payload_indexes.schema
+        if schema:
+            collection._shard._segments.publish_payload_schema({})
+            collection._shard._payload_indexes.schema = {}
+        publish(self, *arguments)
+
+    monkeypatch.setattr(Compaction, "_publish", delete_first)
+    fill(collection, 0, 500)
+    wait_until(lambda: bool(sealed(collection)) and settled(collection))
+    assert collection.payload_schema() == {}
+    assert list(tmp_path.rglob(FILE)) == []
+
+
+def test_a_file_that_cannot_be_removed_does_not_keep_an_index_from_being_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Files()
+    store = open_at(tmp_path, files=disk)
+    collection = store.create_collection("c", params())
+    fill(collection)
+    wait_until(lambda: settled(collection))
+    collection.create_payload_index("group", FieldType.INTEGER)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(disk, "remove", refuse)
+    collection.delete_payload_index("group")
+    assert collection.payload_schema() == {}
+    store.close()
+    assert list(tmp_path.rglob(FILE))
+    open_at(tmp_path).close()
     assert list(tmp_path.rglob(FILE)) == []
 
 
