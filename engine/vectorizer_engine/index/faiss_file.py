@@ -28,7 +28,8 @@ from vectorizer_engine.index.base import Distance
 from vectorizer_engine.index.native import faiss
 from vectorizer_engine.storage.files import Files
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no HNSW with integer codes, for which queries are scaled; what is of format 1 is read as ever."""
 _PAGE = 4096
 _MAGIC = b"VZINDEX\0"
 _HEADER = struct.Struct("<8sIHHIQQI")

@@ -4,6 +4,10 @@ The graph is searched over 8-bit codes, and what it finds is scored again from t
 scores are exact and only a neighbour that the graph misses is lost. Graph and codes stay pages of their file;
 the heap holds 12 bytes a vector (faiss copies the levels and the offsets of the graph).
 
+Inner products are computed in integers: vectors and queries are scaled so that their largest value is 127, and rounded.
+What scales all alike changes no order. Euclid, where it would, has codes with a range for each dimension, and faiss
+turns them into floats for every comparison; that takes half as long again (docs/decisions/0010).
+
 An index never changes. Cosine vectors arrive with length 1. Manhattan has no such index in faiss.
 
 Figures here were measured with `benchmarks/index.py` on 67,431 MiniLM embeddings (d = 384), 1,000 more of them
@@ -13,6 +17,7 @@ as queries; docs/decisions/0003 has the tables.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +35,8 @@ M = 16
 """Links of a node on each upper level; twice as many on the lowest."""
 
 EF_CONSTRUCTION = 128
-"""Recall@10 at ef = 64 of 0.976 with 100, 0.981 with 128, 0.984 with 150. Building takes 15 s of processor with
-100, 23 with 128."""
+"""Recall@10 at ef = 64 of 0.976 with 100, 0.981 with 128, 0.984 with 150. Building takes half as long again with 128 as
+with 100."""
 
 DEFAULT_EF = 64
 """Candidates that a search keeps: recall@10 of 0.981, 0.987 with 96, 0.991 with 128."""
@@ -47,6 +52,15 @@ _METRICS = {
     Distance.DOT: faiss.METRIC_INNER_PRODUCT,
     Distance.EUCLID: faiss.METRIC_L2,
 }
+
+_INTEGER_CODES = frozenset({Distance.COSINE, Distance.DOT})
+_LARGEST_CODE = 127
+_SMALLEST_SCALED = 1e-36
+"""Smaller values count as nothing: float32 has no number to scale them up by."""
+
+_ADDED_SHARE = 1 / 64
+_ADDED_BYTES = 1024**2
+"""So many vectors are scaled and added at a time: the larger of the two."""
 
 # What faiss holds besides codes and links, checked by tests/engine/index/test_index_memory.py.
 _FIXED_BYTES = 65_536
@@ -67,7 +81,12 @@ def file_bytes(count: int, dimension: int) -> int:
 def build_bytes(count: int, dimension: int, *, threads: int) -> int:
     """What `build` holds on the heap at its peak. To be reserved before it is called."""
     visited = threads
-    return file_bytes(count, dimension) + count * (_ORDER_AND_LOCKS_BYTES + visited) + _FIXED_BYTES
+    graph = file_bytes(count, dimension) + count * (_ORDER_AND_LOCKS_BYTES + visited) + _FIXED_BYTES
+    return graph + 4 * dimension * _added_rows(count, dimension)
+
+
+def _added_rows(count: int, dimension: int) -> int:
+    return min(count, max(1, round(count * _ADDED_SHARE), _ADDED_BYTES // (4 * dimension)))
 
 
 def open_bytes(count: int) -> int:
@@ -105,19 +124,47 @@ def build(path: Path, vectors: Vectors, distance: Distance, *, threads: int, fil
     Holds `build_bytes` meanwhile, and *threads* cores: 12 s for 67,431 vectors with two. Raises OSError.
     """
     count, dimension = vectors.shape
-    index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, M, _METRICS[distance])
-    index.hnsw.efConstruction = EF_CONSTRUCTION
     faiss.omp_set_num_threads(threads)
     try:
-        index.train(vectors)
-        index.add(vectors)
+        index = _build(vectors, distance)
         write_index_file(
             path, index, IndexShape(FileLayout.HNSW_SQ8, distance, dimension, count), files=files
         )
     finally:
         faiss.omp_set_num_threads(1)
-        del index
+        index = None
         return_free_memory()
+
+
+def _build(vectors: Vectors, distance: Distance) -> Any:
+    count, dimension = vectors.shape
+    in_integers = distance in _INTEGER_CODES
+    codes = faiss.ScalarQuantizer.QT_8bit_direct_signed if in_integers else faiss.ScalarQuantizer.QT_8bit
+    index = faiss.IndexHNSWSQ(dimension, codes, M, _METRICS[distance])
+    index.hnsw.efConstruction = EF_CONSTRUCTION
+    index.train(vectors)
+    _make_room(index, count)
+    scale = _LARGEST_CODE / max(vectors.max(), -vectors.min(), _SMALLEST_SCALED)
+    step = _added_rows(count, dimension)
+    for start in range(0, count, step):
+        rows = vectors[start : start + step]
+        if in_integers:
+            rows = rows * np.float32(scale)
+            np.rint(rows, out=rows)
+        index.add(rows)
+    return index
+
+
+def _make_room(index: Any, count: int) -> None:
+    """Let what *index* consists of grow once: what grows as it is filled is copied, and held twice meanwhile."""
+    graph, codes = index.hnsw, faiss.downcast_index(index.storage).codes
+    links = count * _link_bytes() // 4
+    spare = links // 100 + 1024  # how many levels a node has is left to chance
+    for array, size in ((codes, count * index.d), (graph.neighbors, links + spare), (graph.levels, count)):
+        array.resize(size)
+        array.clear()
+    graph.offsets.resize(count + 1)
+    graph.offsets.resize(1)  # where the links of the first node begin
 
 
 class QuantizedIndex:
@@ -160,7 +207,16 @@ class QuantizedIndex:
         parameters = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
         scores = np.empty((len(queries), wanted), np.float32)
         candidates = np.empty((len(queries), wanted), np.int64)
+        if self._distance in _INTEGER_CODES:
+            queries = _scaled(queries)
         self._index.search_c(
             len(queries), pointer(queries), wanted, pointer(scores), pointer(candidates), parameters
         )
         return candidates
+
+
+def _scaled(queries: Vectors) -> Vectors:
+    """Each row in whole numbers, its largest at `_LARGEST_CODE`: the order of its inner products stays."""
+    largest = np.abs(queries).max(axis=1, keepdims=True)
+    scaled: Vectors = np.rint(queries * (_LARGEST_CODE / np.maximum(largest, _SMALLEST_SCALED)))
+    return scaled

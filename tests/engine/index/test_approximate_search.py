@@ -22,7 +22,10 @@ from tests.engine.index.samples import (
 )
 from vectorizer_engine.index import quantized, rabitq
 from vectorizer_engine.index.base import Distance
+from vectorizer_engine.index.faiss_file import FileLayout, IndexShape, write_index_file
+from vectorizer_engine.index.native import faiss
 from vectorizer_engine.index.rescoring import rescore
+from vectorizer_engine.storage.files import Files
 
 COUNT, DIMENSION = 6000, 48
 INDEXED = (Distance.COSINE, Distance.DOT, Distance.EUCLID)
@@ -61,6 +64,33 @@ def test_most_of_the_true_neighbours_are_found(case: tuple[AnyIndex, Distance]) 
 def test_real_embeddings_are_found_again_by_their_neighbours(backend: str, tmp_path: Path) -> None:
     vectors, queries = real_vectors()[200:], real_vectors()[:200]
     index = open_index(backend, tmp_path / "index", vectors, Distance.COSINE)
+    assert recall(index.search(queries, 10), exact(vectors, Distance.COSINE, queries, 10)) >= 0.96
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-6, 1e15])
+def test_inner_products_are_found_whatever_size_the_values_have(tmp_path: Path, factor: float) -> None:
+    vectors = clustered(COUNT, DIMENSION) * np.float32(factor)
+    queries = clustered(50, DIMENSION) + np.float32(0.01)
+    index = open_index("hnsw-sq8", tmp_path / "index", vectors, Distance.DOT)
+    assert recall(index.search(queries, 10), exact(vectors, Distance.DOT, queries, 10)) >= 0.96
+
+
+def test_a_query_of_zeros_is_answered(tmp_path: Path) -> None:
+    vectors = clustered(COUNT, DIMENSION)
+    index = open_index("hnsw-sq8", tmp_path / "index", vectors, Distance.DOT)
+    (hits,) = index.search(np.zeros((1, DIMENSION), np.float32), 10)
+    assert hits.scores.tolist() == [0] * 10
+
+
+def test_an_index_with_float_codes_as_earlier_versions_wrote_is_searched(tmp_path: Path) -> None:
+    vectors = vectors_for(Distance.COSINE)
+    written = faiss.IndexHNSWSQ(DIMENSION, faiss.ScalarQuantizer.QT_8bit, 16, faiss.METRIC_INNER_PRODUCT)
+    written.train(vectors)
+    written.add(vectors)
+    shape = IndexShape(FileLayout.HNSW_SQ8, Distance.COSINE, DIMENSION, COUNT)
+    write_index_file(tmp_path / "index", written, shape, files=Files())
+    index = quantized.QuantizedIndex(tmp_path / "index", vectors, Distance.COSINE)
+    queries = queries_for(Distance.COSINE)
     assert recall(index.search(queries, 10), exact(vectors, Distance.COSINE, queries, 10)) >= 0.96
 
 

@@ -49,17 +49,17 @@ class Peak(threading.Thread):
             self.bytes = max(self.bytes, anonymous())
 
 warm = np.ascontiguousarray(vectors[:500])
-build(folder / "warm", warm, Distance.EUCLID, threads=threads, files=Files())
-index_class(folder / "warm", warm, Distance.EUCLID).search(warm[:2], 1)
+build(folder / "warm", warm, Distance.COSINE, threads=threads, files=Files())
+index_class(folder / "warm", warm, Distance.COSINE).search(warm[:2], 1)
 return_free_memory()
 
 start, peak = anonymous(), Peak()
 peak.start()
-build(folder / "index", vectors, Distance.EUCLID, threads=threads, files=Files())
+build(folder / "index", vectors, Distance.COSINE, threads=threads, files=Files())
 peak.done.set()
 peak.join()
 built = anonymous()
-index = index_class(folder / "index", vectors, Distance.EUCLID)
+index = index_class(folder / "index", vectors, Distance.COSINE)
 opened = anonymous()
 queries = np.ascontiguousarray(vectors[:3])
 for _ in range(300):
