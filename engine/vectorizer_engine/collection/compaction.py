@@ -168,11 +168,10 @@ class Compaction:
 
     def _choose_for_index(self, tried: set[Segment]) -> Segment | None:
         """The largest segment that should have an index. Small ones wait for quiet: they may be merged soon."""
-        wanting = [
-            segment
-            for segment, _ in self._current.view.segments()
-            if segment not in tried and self._indexes.wants(segment)
-        ]
+        wanting = {segment for segment, _ in self._current.view.segments() if self._indexes.wants(segment)}
+        if wanting and wanting <= tried:  # somebody was quicker, whose memory is free by now
+            self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
+        wanting -= tried
         if not wanting:
             self._make_memory()
             return None

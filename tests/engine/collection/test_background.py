@@ -6,23 +6,27 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.collection.model import SMALL, MiB, open_store, params, vectors_of
-from tests.engine.collection.test_collection import wait_until
+from tests.engine.collection.model import SMALL, MiB, assert_same, everything, open_store, params, vectors_of
+from tests.engine.collection.test_collection import settled, wait_until
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge, MemoryAccount
+from vectorizer_engine.collection import compaction
 from vectorizer_engine.collection import maintenance as maintenance_module
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
 from vectorizer_engine.collection.sealing import Sealing
-from vectorizer_engine.errors import StorageFailure
+from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.errors import CacheMemoryLimitExceeded, StorageFailure
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.segment import Segment
+from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore
 
 sizes = st.lists(
     st.tuples(st.integers(1, 5000), st.integers(0, 5000)).map(lambda t: Size(max(t), min(t))), max_size=20
@@ -260,6 +264,43 @@ def test_shards_take_turns_at_having_their_heads_sealed(tmp_path: Path) -> None:
     wait_until(lambda: not busy.busy)
     assert sealed[4:] == ["busy"]
     maintenance.close()
+
+
+def test_segments_for_whose_merge_there_is_no_memory_stay_as_they_are_and_are_merged_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "_AFTER_FAILURE_SECONDS", 0.1)
+    memory = CacheMemoryManager(16 * MiB)
+    write = FileSegmentStore.write
+    refusals: list[str] = []
+
+    def write_without_memory(self: FileSegmentStore, batches: Batches, **reserved: Any) -> Segment:
+        if reserved.get("reserved") is not None or refusals:
+            return write(self, batches, **reserved)
+        taken = memory.reserve(CacheType.METADATA, memory.available())
+        assert taken is not None
+        before = {segment.name for segment in tmp_path.glob("collections/*/shard-0/segments/*")}
+        try:
+            return write(self, batches, **reserved)
+        except CacheMemoryLimitExceeded as error:
+            refusals.append(str(error))
+            after = {segment.name for segment in tmp_path.glob("collections/*/shard-0/segments/*")}
+            assert after == before
+            raise
+        finally:
+            taken.release()
+
+    monkeypatch.setattr(FileSegmentStore, "write", write_without_memory)
+    store = VectorStore.open(tmp_path, memory=memory, limits=SMALL)
+    collection = store.create_collection("c", params())
+    for number in range(80):
+        collection.upsert([number], vectors_of([number]), [{"n": number}])
+    expected = everything(collection)
+    wait_until(lambda: bool(refusals) and settled(collection) and collection.info().segments <= 5)
+    assert "a segment of" in refusals[0]
+    assert_same(everything(collection), expected)
+    store.close()
+    assert memory.snapshot().used == 0
 
 
 @pytest.mark.parametrize("error", [StorageFailure("the disk is gone"), KeyError("a bug")])

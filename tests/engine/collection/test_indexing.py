@@ -13,7 +13,8 @@ from tests.engine.collection.model import MiB, params
 from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk
 from tests.engine.index.samples import clustered
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, Charge
+from vectorizer_engine.collection import compaction
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.indexing import SegmentIndexes
@@ -169,6 +170,42 @@ def test_a_limit_too_small_for_an_index_leaves_exact_search_and_says_why(tmp_pat
         assert layout.reason
     assert memory.snapshot().peak <= 3 * MiB
     store.close()
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_a_segment_whose_memory_went_to_somebody_quicker_is_indexed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives_back: bool
+) -> None:
+    """*gives_back*: at once, so that there seems to be enough all the time."""
+    monkeypatch.setattr(compaction, "_SHORT_OF_MEMORY_SECONDS", 0.1)
+    memory = CacheMemoryManager(64 * MiB)
+    rival: list[Charge] = []
+    refused = threading.Event()
+    reserve = memory.reserve
+
+    def reserve_after_the_rival(cache: CacheType, nbytes: int, **options: Any) -> Charge | None:
+        if cache is not CacheType.HNSW or refused.is_set():
+            return reserve(cache, nbytes, **options)
+        taken = reserve(CacheType.METADATA, memory.available(keep=CacheType.HNSW))
+        assert taken is not None
+        rival.append(taken)
+        assert reserve(cache, nbytes, **options) is None
+        refused.set()
+        if gives_back:
+            taken.release()
+        return None
+
+    monkeypatch.setattr(memory, "reserve", reserve_after_the_rival)
+    store = open_at(tmp_path, memory=memory)
+    collection = fill(store)
+    assert refused.wait(20)
+    if not gives_back:
+        wait_until(lambda: "are free now" in collection.info().layouts[0].reason)
+        rival[0].release()
+    wait_until(lambda: indexed(collection))
+    assert memory.snapshot().peak <= 64 * MiB
+    store.close()
+    assert memory.snapshot().used == 0
 
 
 def test_manhattan_is_served_exactly_and_says_so(tmp_path: Path) -> None:
