@@ -103,6 +103,18 @@ class ClusterConfig(Section):
         strict=True,
         description="Never start the file watcher in cluster mode. A cluster needs it true.",
     )
+    pod_name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=253,
+        description="Name of this engine among those that serve one object store together (docs/specs/CLUSTER.md). "
+        "It stays the same for ever. Unset: this engine is the only one.",
+    )
+    internal_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Key that the engines of a cluster show each other. Needs cluster.pod_name.",
+    )
     cache_warning_threshold: int = Field(
         80,
         strict=True,
@@ -208,6 +220,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         raise ConfigError([_problem(details) for details in error.errors()]) from None
     problems = [
         *_watcher_problems(config),
+        *_member_problems(config),
         *tenant_problems(config.tenants, config.auth, limit=config.cluster.max_cache_memory_bytes),
     ]
     if problems:
@@ -221,6 +234,24 @@ def _watcher_problems(config: Config) -> Iterator[str]:
         yield (
             "file_watcher.paths: names no folder, and file_watcher.enabled is true: list the folders to watch, "
             "or set file_watcher.enabled to false"
+        )
+
+
+def _member_problems(config: Config) -> Iterator[str]:
+    """What is missing to be one of several engines."""
+    cluster = config.cluster
+    if cluster.pod_name is None:
+        if cluster.internal_key is not None:
+            yield "cluster.pod_name: is not set, and cluster.internal_key is: set both, or leave both out"
+        return
+    if cluster.internal_key is None:
+        yield "cluster.internal_key: is not set, and cluster.pod_name is: set it to the same key in all engines"
+    if not cluster.enabled:
+        yield "cluster.enabled: is false, and cluster.pod_name is set: set it to true, or leave cluster.pod_name out"
+    if config.storage.object_store.url is None:
+        yield (
+            "storage.object_store.url: is not set, and cluster.pod_name is: engines serve one cluster only over a "
+            "store that they share; set it, or leave cluster.pod_name out"
         )
 
 

@@ -6,6 +6,8 @@ request or started the engine, and is safe to show them. Programming errors are 
 
 from __future__ import annotations
 
+from typing import Any
+
 from vectorizer_engine.cluster.validator import Violation
 
 
@@ -50,6 +52,13 @@ class CollectionNotFound(NotFound):
         super().__init__(f"collection '{name}' does not exist: create it with PUT /collections/{name}")
 
 
+class CollectionGone(NotFound):
+    """Another member of the cluster asks for shards of a collection that has been deleted."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(f"there is no collection with token {token} any more")
+
+
 class PointNotFound(NotFound):
     def __init__(self, *, collection: str, point: object) -> None:
         super().__init__(f"collection '{collection}' holds no point with id {point}: upsert it first")
@@ -81,6 +90,19 @@ class StoreClosed(EngineError):
 
 class Fenced(StoreClosed):
     """Somebody else has begun to write here: what this process holds is no longer current."""
+
+
+class ShardsUnavailable(StoreClosed):
+    """Some shards of a collection could not be reached in time."""
+
+
+class AnsweredElsewhere(EngineError):
+    """Another member of the cluster has refused a request: *status* and *body* are its answer to the client."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(str(body.get("status")))
+        self.status = status
+        self.body = body
 
 
 class CacheMemoryLimitExceeded(EngineError):

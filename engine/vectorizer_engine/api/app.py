@@ -43,6 +43,12 @@ WRITE_SECONDS = 60.0
 
 _SMALLER = "ask for less at a time"
 
+READERS = 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""Threads that read and search: twice as many as processors, so that one that waits for the disk leaves none idle."""
+
+WAITERS = 64
+"""Threads in a cluster that wait for its other members. A request holds one until it is answered."""
+
 WRITERS = 16
 """Writers mostly wait for the disk; the more wait together, the more share one fsync."""
 
@@ -65,9 +71,12 @@ class Application:
         self._pace = Pace()
         self._searches = 0
         self._pools = {
-            Where.READERS: Workers(2 * _cores(), name="reader"),
+            Where.READERS: Workers(READERS, name="reader"),
             Where.WRITERS: Workers(WRITERS, name="writer"),
         }
+        self._in_cluster = engine.config.cluster.pod_name is not None
+        if self._in_cluster:
+            self._pools[Where.WAITERS] = Workers(WAITERS, name="waiter")
 
     def close(self) -> None:
         """Start nothing more. Does not wait for what runs."""
@@ -103,11 +112,13 @@ class Application:
         headers = scope["headers"]
         tenant = self._authenticator.check(presented_key(headers), route.access)
         query = _query(scope["query_string"], route) if scope["query_string"] else {}
+        of_member = route.access is Access.MEMBER
+        memory = self._engine.member_memory if of_member else self._engine.request_memory
         share = Body(
             receive,
             length=0 if route.where is Where.LOOP else _body_length(headers),
-            largest=self._largest,
-            memory=self._engine.request_memory,
+            largest=memory.limit if of_member else self._largest,
+            memory=memory,
         )
         async with share as body:
             call = Call(self._engine, tenant, path, query, body)
@@ -116,7 +127,7 @@ class Application:
                 await share.hold(answer.needed, advice=answer.advice)
                 answer.granted = answer.needed
                 answer = await self._run_in_thread(
-                    Where.READERS, call, share, self._advance, answer, call, began
+                    self._for_clients(Where.READERS), call, share, self._advance, answer, call, began
                 )
             if isinstance(answer, Outgoing):
                 await self._send_in_pieces(answer, share, receive, send)
@@ -126,8 +137,9 @@ class Application:
     async def _run(self, route: Route, call: Call, share: Body, began: float) -> Plain | Outgoing:
         if route.where is Where.LOOP:
             return self._perform(route, call, began)
-        if route.where is not Where.SEARCHERS:
-            return await self._run_in_thread(route.where, call, share, self._perform, route, call, began)
+        where = route.where if route.access is Access.MEMBER else self._for_clients(route.where)
+        if where is not Where.SEARCHERS:
+            return await self._run_in_thread(where, call, share, self._perform, route, call, began)
         collection = call.tenant, call.path["collection"]
         self._searches += 1
         try:
@@ -143,6 +155,10 @@ class Application:
             return answer
         finally:
             self._searches -= 1
+
+    def _for_clients(self, where: Where) -> Where:
+        """Which threads do for a client what these do where there is no cluster."""
+        return Where.WAITERS if self._in_cluster else where
 
     async def _run_in_thread(
         self, where: Where, call: Call, share: Body, work: Callable[..., Plain | Outgoing], *arguments: Any
@@ -224,7 +240,7 @@ class Application:
                 if outgoing.needed > outgoing.granted:
                     await share.hold(outgoing.needed + STREAM_BYTES, advice=outgoing.advice)
                     outgoing.granted = outgoing.needed
-                await self._pools[Where.READERS].run(outgoing.advance)
+                await self._pools[self._for_clients(Where.READERS)].run(outgoing.advance)
         except ClientDisconnected:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not take the answer for whole
@@ -270,7 +286,3 @@ def _body_length(headers: list[tuple[bytes, bytes]]) -> int | None:
         if name == b"content-encoding" and value != b"identity":
             raise HttpError(415, "compressed bodies are not supported: send the JSON as it is")
     return length
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

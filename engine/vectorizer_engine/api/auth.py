@@ -27,6 +27,8 @@ class Access(Enum):
     """Nothing: probes carry no key."""
     ENGINE = auto()
     """A key that is no tenant's: the call tells about the engine as a whole."""
+    MEMBER = auto()
+    """The cluster's own key, which allows nothing else."""
     READ = auto()
     WRITE = auto()
 
@@ -43,6 +45,8 @@ class Authenticator:
         # Keys are compared by a hash that nobody outside can foresee: how long it takes to look one up says nothing.
         self._salt = secrets.token_bytes(32)
         self._callers: dict[bytes, _Caller] = {}
+        internal = config.cluster.internal_key
+        self._member = None if internal is None else self._hash(internal.get_secret_value().encode())
         self._add(config.auth.read_only_api_key, _Caller(NO_TENANT, may_write=False))
         self._add(config.auth.api_key, _Caller(NO_TENANT, may_write=True))
         for tenant in config.active_tenants:
@@ -58,6 +62,12 @@ class Authenticator:
 
         Raises HttpError 401 for a missing or wrong key, and 403 for one that may not do what *access* asks for.
         """
+        if access is Access.MEMBER:
+            if key is None or self._hash(key) != self._member:
+                raise HttpError(
+                    401, "this call is for the members of the cluster: it needs cluster.internal_key"
+                )
+            return NO_TENANT
         if access is Access.OPEN or not self.required:
             return NO_TENANT
         caller = self._callers.get(self._hash(key)) if key is not None else None

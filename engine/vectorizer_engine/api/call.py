@@ -14,27 +14,36 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
+from vectorizer_engine.distributed.spread import SpreadCollection
+from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.metrics import Metrics
+
+Store = VectorStore | DistributedStore
+"""All collections of one engine, or of the cluster that it is a member of."""
+
+AnyCollection = Collection | SpreadCollection
 
 
 @dataclass(kw_only=True)
 class Engine:
     """What the requests of one process share.
 
-    `results` are by tenant, none where answers of searches are not kept; `recovered` is None until the data folder
-    is open.
+    `member_memory` is for the requests of other members of the cluster: were it that of the clients' requests, two
+    members could wait for each other. `results` are by tenant, none where answers of searches are not kept;
+    `recovered` is None until the data folder is open.
     """
 
     config: Config
     memory: CacheMemoryManager
     metrics: Metrics
     request_memory: RequestMemory
+    member_memory: RequestMemory
     results: Mapping[str, AdvancedCache] = field(default_factory=dict)
-    recovered: VectorStore | None = None
+    recovered: Store | None = None
     stopping: bool = False
 
     @property
-    def store(self) -> VectorStore:
+    def store(self) -> Store:
         """Raises HttpError 503 while the data is being recovered."""
         if self.recovered is None:
             raise HttpError(503, "the engine is still recovering its data: try again soon", RETRY_SOON)
@@ -53,10 +62,10 @@ class Call:
     path: dict[str, str]
     query: dict[str, str]
     body: bytes | bytearray
-    _collection: Collection | None = None
+    _collection: AnyCollection | None = None
 
     @property
-    def collection(self) -> Collection:
+    def collection(self) -> AnyCollection:
         """The collection that the path names, the same one all the time. Raises CollectionNotFound."""
         if self._collection is None:
             self._collection = self.engine.store.collection(self.path["collection"], tenant=self.tenant)

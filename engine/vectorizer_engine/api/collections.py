@@ -78,7 +78,9 @@ def create_collection(call: Call) -> Any:
         ) from None
     params = CollectionParams(dimension=vectors.size, distance=distance, storage=storage, vector_name=name)
     _tell_what_is_not_used(call, ("vectors.", vectors), ("", body))
-    call.engine.store.create_collection(call.path["collection"], params, tenant=call.tenant)
+    call.engine.store.create_collection(
+        call.path["collection"], params, tenant=call.tenant, shards=body.shard_number
+    )
     return True
 
 
@@ -127,7 +129,7 @@ def describe_collection(call: Call) -> Any:
         "config": {
             "params": {
                 "vectors": {info.params.vector_name: vectors} if info.params.vector_name else vectors,
-                "shard_number": 1,
+                "shard_number": info.shards,
                 "replication_factor": 1,
                 "write_consistency_factor": 1,
                 "on_disk_payload": True,

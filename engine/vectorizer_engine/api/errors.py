@@ -35,6 +35,7 @@ STATUS_CODES: tuple[tuple[type[Exception], int], ...] = (
     (errors.ClusterConfigViolation, 422),
     (errors.CacheMemoryLimitExceeded, 422),
     (errors.InvalidRequest, 400),
+    (errors.CollectionGone, 410),
     (errors.NotFound, 404),
     (errors.CollectionExists, 409),
     (errors.StorageFull, 507),
@@ -56,6 +57,8 @@ def answer_error(error: Exception, *, seconds: float) -> ErrorAnswer:
     """The answer to a request that *error* ended after *seconds*."""
     if isinstance(error, HttpError):
         return ErrorAnswer(error.status, envelope(str(error), seconds), error.headers)
+    if isinstance(error, errors.AnsweredElsewhere):
+        return ErrorAnswer(error.status, error.body)
     for kind, status in STATUS_CODES:
         if isinstance(error, kind):
             headers = RETRY_SOON if status == 503 else ()

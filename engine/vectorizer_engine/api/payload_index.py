@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-from vectorizer_engine.api.call import Call
+from vectorizer_engine.api.call import AnyCollection, Call
 from vectorizer_engine.api.decoding import decode, first_byte
 from vectorizer_engine.api.requests import CreateFieldIndex
-from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.errors import InvalidRequest
 from vectorizer_engine.storage.payload_index import FieldType
 
@@ -60,7 +59,7 @@ def delete_payload_index(call: Call) -> Any:
     return _answer(collection, completed=True)
 
 
-def describe_payload_schema(collection: Collection) -> dict[str, Any]:
+def describe_payload_schema(collection: AnyCollection) -> dict[str, Any]:
     return {
         path: {
             "data_type": field.type,
@@ -105,7 +104,7 @@ def _known(name: object, where: str) -> FieldType:
     raise InvalidRequest(f"{where}: {name!r} is not supported: expected one of {_TYPES}")
 
 
-def _answer(collection: Collection, *, completed: bool) -> Any:
+def _answer(collection: AnyCollection, *, completed: bool) -> Any:
     return {
         "operation_id": collection.last_operation,
         "status": "completed" if completed else "acknowledged",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from vectorizer_engine.api.answers import Fragments, Hold, encode, listed
-from vectorizer_engine.api.call import Call
+from vectorizer_engine.api.call import AnyCollection, Call
 from vectorizer_engine.api.decoding import decode, decode_ids, decode_vectors, unnamed
 from vectorizer_engine.api.errors import ValidationFailed
 from vectorizer_engine.api.requests import (
@@ -25,7 +25,6 @@ from vectorizer_engine.api.requests import (
     UpsertPoints,
 )
 from vectorizer_engine.api.results import Selection
-from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter, parse_id
 from vectorizer_engine.collection.payload_path import parse_path
 from vectorizer_engine.collection.records import Record
@@ -76,7 +75,7 @@ def upsert_points(call: Call) -> Any:
 _Columns = tuple[list[PointId], Vectors, list[Payload | None]]
 
 
-def _from_points(points: list[Point], collection: Collection) -> _Columns:
+def _from_points(points: list[Point], collection: AnyCollection) -> _Columns:
     name = collection.params.vector_name
     return (
         decode_ids([point.id for point in points], where="points"),
@@ -90,7 +89,7 @@ def _from_points(points: list[Point], collection: Collection) -> _Columns:
     )
 
 
-def _from_batch(batch: Batch, collection: Collection) -> _Columns:
+def _from_batch(batch: Batch, collection: AnyCollection) -> _Columns:
     columns = unnamed(batch.vectors, collection.params.vector_name, where="batch.vectors")
     rows = decode(_rows, columns, where="batch.vectors")
     payloads: list[Payload | None] = [None] * len(rows) if batch.payloads is None else [*batch.payloads]
@@ -246,7 +245,7 @@ def at_least_one(limit: int | None, *, default: int) -> int:
     return default if limit is None else limit
 
 
-def _selection(body: RetrievePoints | ScrollPoints, collection: Collection) -> Selection:
+def _selection(body: RetrievePoints | ScrollPoints, collection: AnyCollection) -> Selection:
     return Selection(
         body.with_payload,
         body.with_vectors if body.with_vector is None else body.with_vector,  # Qdrant takes both

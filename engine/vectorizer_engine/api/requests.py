@@ -43,7 +43,7 @@ class VectorParams(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class CreateCollection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     vectors: Raw | UnsetType = UNSET
     on_disk_payload: bool | None = None
-    shard_number: Literal[1] | None = None
+    shard_number: Annotated[int, msgspec.Meta(ge=1)] | None = None
     replication_factor: Literal[1] | None = None
     write_consistency_factor: Literal[1] | None = None
     sharding_method: Literal["auto"] | None = None

@@ -21,6 +21,8 @@ class Where(Enum):
     WRITERS = auto()
     SEARCHERS = auto()
     """The event loop for a search that comes alone and will be brief (`api.pace`), else the readers."""
+    WAITERS = auto()
+    """In a cluster, for all that clients ask: it waits for other members, whose requests go to the other threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from vectorizer_engine.api import collections, payload_index, points, search, service
+from vectorizer_engine.api import collections, internal, payload_index, points, search, service
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.router import Route, Where
+from vectorizer_engine.distributed.router import CATALOG_PATH, READ_PATH, TOPOLOGY_PATH, WRITE_PATH
 
 _Handler = Callable[[Call], Answer]
 
@@ -62,6 +63,10 @@ def _door(method: str, pattern: str, handler: _Handler) -> Route:
     return replace(_write(method, pattern, handler, _TIMEOUT), makes_collections=True)
 
 
+def _internal(method: str, pattern: str, handler: _Handler, where: Where) -> Route:
+    return Route(method=method, pattern=pattern, handler=handler, access=Access.MEMBER, where=where)
+
+
 ABSENT = (
     *(f"{_P}/{call}" for call in ("recommend", "discover", "vectors", "facet")),
     f"{_P}/search/groups",
@@ -98,4 +103,9 @@ ROUTES: tuple[Route, ...] = (
     _read("POST", f"{_P}/search/batch", search.search_batch),
     _search("POST", f"{_P}/query", search.query_points),
     _read("POST", f"{_P}/query/batch", search.query_batch),
+    _internal("POST", READ_PATH, internal.read, Where.READERS),
+    _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
+    _internal("POST", CATALOG_PATH, internal.refresh_catalog, Where.WRITERS),
+    _internal("GET", TOPOLOGY_PATH, internal.get_topology, Where.LOOP),
+    _internal("PUT", TOPOLOGY_PATH, internal.put_topology, Where.WRITERS),
 )

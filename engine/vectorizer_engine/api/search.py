@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from vectorizer_engine.api.answers import Fragments, Hold
-from vectorizer_engine.api.call import Call
+from vectorizer_engine.api.call import AnyCollection, Call
 from vectorizer_engine.api.decoding import decode, decode_vector, first_byte, unnamed
 from vectorizer_engine.api.points import at_least_one
 from vectorizer_engine.api.requests import (
@@ -23,7 +23,6 @@ from vectorizer_engine.api.requests import (
     SearchPoints,
 )
 from vectorizer_engine.api.results import Selection
-from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.filters import compile_filter, parse_id
 from vectorizer_engine.collection.records import Scored
 from vectorizer_engine.collection.types import PointId
@@ -91,7 +90,7 @@ def _holding_searches(call: Call) -> Hold:
 
 
 def _answers(
-    collection: Collection, searches: Sequence[SearchPoints | QueryPoints], before: bytes, after: bytes
+    collection: AnyCollection, searches: Sequence[SearchPoints | QueryPoints], before: bytes, after: bytes
 ) -> Fragments:
     """The hits of each search, between *before* and *after*. Neighbours that differ in their vector only run as one."""
     plans = [_Plan(collection, body, where=f"searches[{i}].") for i, body in enumerate(searches)]
@@ -114,7 +113,7 @@ def _answers(
 class _Plan:
     """One search of a request, checked and ready to run, alone or for several targets."""
 
-    def __init__(self, collection: Collection, body: SearchPoints | QueryPoints, *, where: str) -> None:
+    def __init__(self, collection: AnyCollection, body: SearchPoints | QueryPoints, *, where: str) -> None:
         self._collection = collection
         self._body = body
         self._limit = at_least_one(body.limit, default=_QUERY_LIMIT)

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
-from vectorizer_engine.api.app import Application
+from vectorizer_engine.api.app import READERS, Application
 from vectorizer_engine.api.bodies import RequestMemory
-from vectorizer_engine.api.call import Engine
+from vectorizer_engine.api.call import Engine, Store
 from vectorizer_engine.api.connection import Connection
 from vectorizer_engine.api.reload import Reloading
 from vectorizer_engine.api.service import EngineCollector
@@ -37,6 +37,7 @@ from vectorizer_engine.checked_config import CheckedConfig
 from vectorizer_engine.cluster.validator import Violation
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
+from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.errors import EngineError, FileWatcherNotAllowedInCluster
 from vectorizer_engine.metrics import Metrics
 from vectorizer_engine.tenants import NO_TENANT
@@ -106,6 +107,7 @@ async def _serve(
         else {},
         metrics=Metrics(),
         request_memory=RequestMemory(config.server.request_memory_bytes),
+        member_memory=RequestMemory(config.server.request_memory_bytes),
     )
     engine.metrics.registry.register(EngineCollector(engine))
     application = Application(engine)
@@ -116,15 +118,7 @@ async def _serve(
     keeper.start()
     watcher: FileWatcher | None = None
     try:
-        opening = asyncio.to_thread(
-            VectorStore.open,
-            config.storage.path,
-            memory=memory,
-            results=engine.results,
-            mmap_only=config.cluster.enabled and skipped is None,
-            observe_append=engine.metrics.observe_append,
-            object_store=config.storage.object_store,
-        )
+        opening = asyncio.to_thread(_open_store, engine, mmap_only=config.cluster.enabled and skipped is None)
         if not await _recover(engine, opening):
             serving.cancel()  # nothing was served, so nothing has to be finished
             return 1
@@ -147,7 +141,34 @@ async def _serve(
             logger.info("stopped: everything written is on disk")
 
 
-async def _recover(engine: Engine, opening: Awaitable[VectorStore]) -> bool:
+def _open_store(engine: Engine, *, mmap_only: bool) -> Store:
+    """Raises EngineError."""
+    config = engine.config
+    cluster = config.cluster
+    if cluster.pod_name is None:
+        return VectorStore.open(
+            config.storage.path,
+            memory=engine.memory,
+            results=engine.results,
+            mmap_only=mmap_only,
+            observe_append=engine.metrics.observe_append,
+            object_store=config.storage.object_store,
+        )
+    assert cluster.internal_key is not None, "the configuration was checked"
+    return DistributedStore.open(
+        config.storage.path,
+        name=cluster.pod_name,
+        key=cluster.internal_key.get_secret_value(),
+        readers=READERS,
+        memory=engine.memory,
+        results=engine.results,
+        mmap_only=mmap_only,
+        observe_append=engine.metrics.observe_append,
+        object_store=config.storage.object_store,
+    )
+
+
+async def _recover(engine: Engine, opening: Awaitable[Store]) -> bool:
     began = time.perf_counter()
     try:
         engine.recovered = await opening
@@ -163,7 +184,7 @@ async def _recover(engine: Engine, opening: Awaitable[VectorStore]) -> bool:
     return True
 
 
-def warn_of_unreachable_collections(store: VectorStore, config: Config) -> None:
+def warn_of_unreachable_collections(store: Store, config: Config) -> None:
     """Name the tenants whose data is here and who are not configured: it is kept, and no key reaches it."""
     known = {NO_TENANT, *(tenant.name for tenant in config.active_tenants)}
     unreachable = Counter(
@@ -182,9 +203,13 @@ def _start_file_watcher(engine: Engine) -> FileWatcher | None:
     """Start it if the configuration asks for it, and, in cluster mode, say that it is not started."""
     if not engine.config.file_watcher.enabled:
         return None
+    store = engine.store
+    if isinstance(store, DistributedStore):  # the rules were skipped at start
+        logger.warning("the file watcher is not started: it works only in an engine that serves alone")
+        return None
     from vectorizer_engine.watcher import FileWatcher  # what a cluster never runs is not loaded there
 
-    watcher = FileWatcher(engine.config, engine.store, engine.metrics)
+    watcher = FileWatcher(engine.config, store, engine.metrics)
     try:
         watcher.start()
     except FileWatcherNotAllowedInCluster as error:  # the rules were skipped at start

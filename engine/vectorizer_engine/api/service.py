@@ -43,6 +43,8 @@ def readyz(call: Call) -> Any:
         return Plain(b"not ready: stopping", status=503)
     if call.engine.recovered is None:
         return Plain(b"not ready: recovering the data", status=503)
+    if reason := call.engine.recovered.not_ready:
+        return Plain(f"not ready: {reason}".encode(), status=503)
     return Plain(b"all shards are ready")
 
 
@@ -106,7 +108,7 @@ def _tenant_memory(ledger: MemorySnapshot) -> Metric:
 
 
 def _memory_storage_bytes(engine: Engine) -> int:
-    collections = engine.recovered.collections() if engine.recovered is not None else []
+    collections = engine.recovered.here() if engine.recovered is not None else []
     return sum(collection.heap_vector_bytes for collection in collections)
 
 
@@ -189,9 +191,9 @@ class EngineCollector(Collector):
 
     def _collections(self) -> Iterable[Metric]:
         store = self._engine.store
-        infos = [collection.info() for collection in store.collections()]
+        infos = [collection.info() for collection in store.here()]
         for name, documentation, value in (
-            ("vectorizer_collections", "Collections.", len(infos)),
+            ("vectorizer_collections", "Collections.", len(store.collections())),
             ("vectorizer_points", "Points of all collections.", sum(info.points for info in infos)),
             ("vectorizer_segments", "Segments of all collections.", sum(info.segments for info in infos)),
             (

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from vectorizer_engine.collection.types import CollectionParams
-from vectorizer_engine.errors import StoreCorrupt, StoreLocked, StoreVersionError
+from vectorizer_engine.errors import InvalidRequest, StoreCorrupt, StoreLocked, StoreVersionError
 from vectorizer_engine.storage.checked_text import decode_checked, encode_checked
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.tenants import NO_TENANT
@@ -33,6 +33,9 @@ STORE_MARK = "STORE"
 _FORMAT_LINE = re.compile(rb"vectorizer-storage (\d+)\n")
 _DESCRIPTION = "collection.json"
 
+_UNUSABLE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+"""What Qdrant refuses in a collection's name."""
+
 
 class Description(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a collection's folder says of itself."""
@@ -40,11 +43,26 @@ class Description(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     params: CollectionParams
     tenant: str = NO_TENANT
+    shards: int = 1
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The folders of its shards, and their prefixes in a shared store."""
+        return [f"shard-{number}" for number in range(self.shards)]
 
     @property
     def path(self) -> str:
         """The one of all collections that this is, in words."""
         return collection_path(self.name, self.tenant)
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidRequest for what cannot be a collection's name."""
+    if not 1 <= len(name.encode()) <= 255 or _UNUSABLE.search(name):
+        raise InvalidRequest(
+            f"collection name '{name}' cannot be used: expected 1 to 255 bytes without control characters and "
+            'without any of < > : " / \\ | ? *'
+        )
 
 
 def collection_path(name: str, tenant: str) -> str:

@@ -187,6 +187,15 @@ class Shard:
         self._small_heads.watch()
         return number
 
+    def confirm(self, *, within: float) -> None:
+        """Make sure that the shard was still this process's *within* so many seconds, so that a read is of now.
+
+        Raises Fenced, StorageFailure, StoreClosed.
+        """
+        self._check_open()
+        with disk_errors(f"make sure that {self._folder} is still served here"):
+            self._log.confirm(within=within)
+
     def flush(self, *, within: float) -> None:
         """Have the head sealed now, however small it is: what it holds on the heap is wanted elsewhere.
 
@@ -261,9 +270,8 @@ class Shard:
             schema = change(self._payload_indexes.schema)
             self._segments.publish_payload_schema(schema)
             self._payload_indexes.schema = schema
-        with disk_errors(f"remove payload indexes in {self._folder}"):
-            for segment, _ in self.view.segments():
-                self._payload_indexes.drop_stale(segment)
+        for segment, _ in self.view.segments():
+            self._payload_indexes.drop_stale(segment)
         self._compaction.schedule()
         self._small_heads.watch()
 

@@ -28,15 +28,19 @@ from vectorizer_engine.errors import (
     StoreUnsuitable,
     WriteInDoubt,
 )
-from vectorizer_engine.storage.catalog import Entries, Unconfirmed
+from vectorizer_engine.storage.catalog import Entries, Entry, Unconfirmed
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.shared_store import SharedStore, open_object_store
 
 logger = logging.getLogger(__name__)
 
 
-def open_shared(path: Path, config: ObjectStoreConfig | None, files: Files) -> SharedStore | None:
+def open_shared(
+    path: Path, config: ObjectStoreConfig | None, files: Files, *, lease: float = 0.0
+) -> SharedStore | None:
     """The shared store that *config* names, if it names one and the folder has nothing but its copies.
+
+    For *lease* see `SharedStore`.
 
     Raises StoreUnsuitable, and OSError where it cannot be reached.
     """
@@ -56,7 +60,7 @@ def open_shared(path: Path, config: ObjectStoreConfig | None, files: Files) -> S
     if config is None or url is None:
         return None
     with disk_errors(f"use the object store {url}"):
-        shared = SharedStore(open_object_store(config, files=files), url)
+        shared = SharedStore(open_object_store(config, files=files), url, lease=lease)
     files.replace_file(mark, url.encode())
     return shared
 
@@ -83,11 +87,11 @@ class CatalogChanges:
         self._shared.create_shard(token, SHARD)
         try:
             self._shared.catalog.create(
-                token, described.path, msgspec.json.encode(described), check=partial(_check_free, described)
+                token, described.path, msgspec.json.encode(described), check=partial(check_free, described)
             )
         except CollectionExists:
             earlier = self._made_after_all(described.path)
-            if earlier is None or self._description(earlier) != described:
+            if earlier is None or decode_description(self._shared.catalog.entries[earlier]) != described:
                 raise
             return earlier
         except Unconfirmed as error:
@@ -110,7 +114,7 @@ class CatalogChanges:
         try:
             self._shared.catalog.delete(token)
         except OSError as error:
-            logger.warning("the collection %s, which cannot be opened, is deleted later: %s", token, error)
+            logger.warning("collection %s, which cannot be opened, is deleted later: %s", token, str(error))
             self._perhaps_deleted[token] = self._shared.catalog.entries[token].path
 
     def delete(self, token: str) -> None:
@@ -137,13 +141,10 @@ class CatalogChanges:
         return path in self._finish_deletions()
 
     def _made_after_all(self, path: str) -> str | None:
-        alive = _alive(self._shared.catalog.entries)
+        entries = alive(self._shared.catalog.entries)
         return next(
-            (token for token in self._perhaps_made if token in alive and alive[token].path == path), None
+            (token for token in self._perhaps_made if token in entries and entries[token].path == path), None
         )
-
-    def _description(self, token: str) -> Description:
-        return msgspec.json.decode(self._shared.catalog.entries[token].description, type=Description)
 
     def _finish_deletions(self) -> set[str]:
         """The paths of the collections that are deleted now. Raises OSError."""
@@ -156,19 +157,27 @@ class CatalogChanges:
         return finished
 
 
-def _check_free(described: Description, entries: Entries) -> None:
-    if any(entry.path == described.path for entry in _alive(entries).values()):
+def decode_description(entry: Entry) -> Description:
+    """What the catalog says of a collection."""
+    return msgspec.json.decode(entry.description, type=Description)
+
+
+def check_free(described: Description, entries: Entries) -> None:
+    """Raises CollectionExists."""
+    if any(entry.path == described.path for entry in alive(entries).values()):
         raise CollectionExists(described.name)
 
 
-def _alive(entries: Entries) -> Entries:
+def alive(entries: Entries) -> Entries:
+    """Those that are not deleted."""
     return {token: entry for token, entry in entries.items() if not entry.deleted}
 
 
 def purge_shared(shared: SharedStore, token: str) -> None:
     """Remove a deleted collection's objects. What cannot be removed now is removed at the next start."""
     try:
-        shared.purge(token, SHARD)
+        described = decode_description(shared.catalog.entries[token])
+        shared.purge(token, described.shard_names)
     except (OSError, EngineError) as error:
         logger.warning("objects of the deleted collection %s stay in the store for now: %s", token, error)
 
@@ -178,16 +187,22 @@ def fit_folder(
 ) -> None:
     """Have a folder below *root* for each collection of the store, and none besides. Raises OSError."""
     entries = shared.catalog.entries
-    alive = _alive(entries).keys()
+    wanted = alive(entries).keys()
     present = set()
     for folder in list(root.iterdir()):
-        if token_of(folder) in alive and _is_sound(folder):
+        if token_of(folder) in wanted and _is_sound(folder):
             present.add(token_of(folder))
         else:
             files.remove_tree(folder)
-    for token in alive - present:
-        make_folder(msgspec.json.decode(entries[token].description, type=Description), token)
-    for token in entries.keys() - alive:
+    for token in wanted - present:
+        described = decode_description(entries[token])
+        if described.shards > 1:
+            raise StoreUnsuitable(
+                f"collection '{described.path}' in {shared.url} has {described.shards} shards, which the members of a "
+                "cluster serve together: set cluster.pod_name (docs/specs/CLUSTER.md), or choose another store"
+            )
+        make_folder(described, token)
+    for token in entries.keys() - wanted:
         purge_shared(shared, token)
 
 

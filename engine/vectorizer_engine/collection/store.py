@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import threading
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from vectorizer_engine.collection.data_folder import (
     SHARD,
     Description,
     check_format,
+    check_name,
     collection_path,
     folder_stem,
     read_description,
@@ -57,10 +57,6 @@ from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
-
-_UNUSABLE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-"""What Qdrant refuses in a collection's name."""
-
 
 class _Open(NamedTuple):
     collection: Collection
@@ -177,10 +173,17 @@ class VectorStore:
         return {path: damaged.reason for path, damaged in self._damaged.items()}
 
     def create_collection(
-        self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT
+        self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT, shards: int | None = None
     ) -> Collection:
-        """Raises CollectionExists, InvalidRequest for a name that cannot be one, ClusterConfigViolation."""
-        _check_name(name)
+        """Raises CollectionExists, InvalidRequest for a name that cannot be one, ClusterConfigViolation.
+
+        An engine that is not a member of a cluster has one of *shards*.
+        """
+        check_name(name)
+        if shards not in (None, 1):
+            raise InvalidRequest(
+                f"shard_number is {shards}: an engine that serves alone keeps a collection in one: leave it out"
+            )
         if self._mmap_only:
             require_mmap_to_create(name, params.storage)
         created = Description(name, params, tenant)
@@ -247,7 +250,7 @@ class VectorStore:
         opened = self._open.copy()
         return [opened[path].collection for path in sorted(opened)]
 
-    def serves(self, collection: Collection) -> bool:
+    def serves(self, collection: object) -> bool:
         """Whether *collection* was not deleted. Its folder may be removed just now: then it was."""
         with self._vanishing:
             return any(entry.collection is collection for entry in self._open.copy().values())
@@ -255,6 +258,15 @@ class VectorStore:
     def collections_of(self, tenant: str) -> list[Collection]:
         """A tenant's, or nobody's, that can be served, by name."""
         return [collection for collection in self.collections() if collection.tenant == tenant]
+
+    def here(self) -> list[Collection]:
+        """Those whose points are in this process: all."""
+        return self.collections()
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why not all is served yet, in words. An open store has recovered everything."""
+        return None
 
     def close(self) -> None:
         """Finish what is being written, stop the background work, let go of the folder."""
@@ -341,11 +353,3 @@ class VectorStore:
         )
         self._open[described.path] = _Open(collection, shard, folder)
         return collection
-
-
-def _check_name(name: str) -> None:
-    if not 1 <= len(name.encode()) <= 255 or _UNUSABLE.search(name):
-        raise InvalidRequest(
-            f"collection name '{name}' cannot be used: expected 1 to 255 bytes without control characters and "
-            'without any of < > : " / \\ | ? *'
-        )

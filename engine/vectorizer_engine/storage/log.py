@@ -96,6 +96,13 @@ class Log(Protocol):
         """Whether so many appends came since the last `roll` that replaying them one by one would take long."""
         ...
 
+    def confirm(self, *, within: float) -> None:
+        """Make sure that nobody else had written here as of *within* seconds ago. Any thread may call.
+
+        Raises Fenced and OSError.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -166,6 +173,9 @@ class FileLog:
                 self._files.remove(path)
             except OSError as error:
                 logger.warning("%s is no longer needed, and stays until the next start: %s", path, str(error))
+
+    def confirm(self, *, within: float) -> None:
+        """Nothing: the data folder is locked."""
 
     def close(self) -> None:
         if self._open is not None:

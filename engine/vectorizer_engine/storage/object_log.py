@@ -58,9 +58,15 @@ class ObjectLog:
         *,
         garbage: Garbage,
         patience: float = PATIENCE,
+        lease: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Claim the log. Raises StoreCorrupt, Fenced where somebody else claims it meanwhile, and OSError."""
+        """Claim the log. Raises StoreCorrupt, Fenced where somebody else claims it meanwhile, and OSError.
+
+        Nothing is appended before *lease* seconds have passed: so long a former owner that does not know of this one
+        may answer reads without asking the store (see `confirm`).
+        """
         self._store = store
         self._prefix = f"{prefix}/log"
         self._garbage = garbage
@@ -74,6 +80,8 @@ class ObjectLog:
         self.replayed = False
         """Whether all of it was read since it was opened. No checkpoint can be written before that."""
         sizes, claim = repeated(self._try_to_claim, patience=patience)
+        self._appends_from = clock() + lease
+        self._sleep = sleep
         self._next_frame, self._next_record = claim.number + 1, claim.first
         self._last_checkpoint = claim.checkpoint
         self._checkpoint = Checkpoint(0, 1, (), b"")
@@ -136,6 +144,8 @@ class ObjectLog:
     def append(self, records: Sequence[bytes]) -> int:
         """See `Log`. Raises InDoubt where the store did not answer in time, and Fenced."""
         self._settle_checkpoint()
+        if (early := self._appends_from - self._clock()) > 0:
+            self._sleep(early)
         first = self._next_record
         self._write(self._frame(Kind.RECORDS, len(records), encode_records(records)))
         return first

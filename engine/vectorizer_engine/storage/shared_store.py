@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -45,9 +46,13 @@ def open_object_store(config: ObjectStoreConfig, *, files: Files) -> ObjectStore
 class SharedStore:
     """The collections in *store*. Any thread may call."""
 
-    def __init__(self, store: ObjectStore, url: str) -> None:
-        """Raises StoreCorrupt where the catalog is damaged, and OSError."""
+    def __init__(self, store: ObjectStore, url: str, *, lease: float = 0.0) -> None:
+        """*lease* is for how long owners of shards answer reads by themselves, in seconds; see `ObjectLog`.
+
+        Raises StoreCorrupt where the catalog is damaged, and OSError.
+        """
         self.url = url
+        self._lease = lease
         self.catalog = Catalog(store)
         self._store = store
 
@@ -71,7 +76,7 @@ class SharedStore:
         """
         prefix = _prefix(token, folder.name)
         garbage = Garbage(self._store)
-        log = ObjectLog(self._store, prefix, garbage=garbage)
+        log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease)
         segments = ObjectSegmentStore(
             folder,
             store=self._store,
@@ -85,18 +90,22 @@ class SharedStore:
         )
         return segments, log
 
-    def purge(self, token: str, shard: str) -> None:
+    def purge(self, token: str, shards: Iterable[str]) -> None:
         """Remove the objects of a collection that the catalog has as deleted, and then its entry.
 
-        Its log is claimed first, so that an owner that knows of nothing acknowledges nothing more. Claims stay.
+        The log of each of its *shards* is claimed first, so that an owner that knows of nothing acknowledges nothing
+        more. Claims stay.
         """
-        prefix = _prefix(token, shard)
+        for shard in shards:
+            self._purge_shard(_prefix(token, shard))
+        self.catalog.forget(token)
+
+    def _purge_shard(self, prefix: str) -> None:
         log = ObjectLog(self._store, prefix, garbage=Garbage(self._store))
         kept = set(log.claims())
         names = (name for name, _ in repeated(lambda: list(self._store.list(prefix))) if name not in kept)
         while some := list(islice(names, _AT_ONCE)):
             repeated(lambda some=some: self._store.delete(some))  # type: ignore[misc]
-        self.catalog.forget(token)
 
 
 def _prefix(token: str, shard: str) -> str:

@@ -188,6 +188,7 @@ def serve(
         memory=CacheMemoryManager(MIB),
         metrics=Metrics(),
         request_memory=RequestMemory(limit),
+        member_memory=RequestMemory(limit),
     )
     return Application(engine), engine
 

@@ -39,6 +39,7 @@ def recovering() -> Engine:
         memory=CacheMemoryManager(LIMIT),
         metrics=Metrics(),
         request_memory=RequestMemory(LIMIT),
+        member_memory=RequestMemory(LIMIT),
     )
 
 

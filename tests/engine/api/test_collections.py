@@ -63,7 +63,7 @@ def test_an_existing_collection_is_not_created_again(client: QdrantClient) -> No
         ({"vectors": VECTORS | {"datatype": "uint8"}}, 400, "vectors.datatype: 'uint8' is not supported"),
         ({"vectors": VECTORS | {"memory": "hot"}}, 400, "vectors.memory: 'hot' is not known"),
         ({"vectors": VECTORS | {"colour": 1}}, 400, "not known or not supported: the field `colour`"),
-        ({"vectors": VECTORS, "shard_number": 2}, 400, "shard_number: 2 is not supported"),
+        ({"vectors": VECTORS, "shard_number": 2}, 400, "shard_number is 2: an engine that serves alone"),
         ({"vectors": VECTORS, "on_disk_payload": False}, 400, "payloads are always kept on disk"),
         ({"vectors": VECTORS, "strict_mode_config": {}}, 400, "strict_mode_config is not supported"),
         ({"vectors": VECTORS | {"on_disk": True, "memory": "pinned"}}, 400, "contradict each other"),

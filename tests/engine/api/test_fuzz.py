@@ -75,6 +75,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.AsyncClie
         memory=memory,
         metrics=Metrics(),
         request_memory=RequestMemory(2**20),
+        member_memory=RequestMemory(2**20),
         recovered=store,
     )
     application: Any = Application(engine)

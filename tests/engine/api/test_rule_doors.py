@@ -16,6 +16,7 @@ import pytest
 from tests.engine.fixtures import EngineProcess, StartEngine, running_engine
 from vectorizer_engine.api.routes import ROUTES
 from vectorizer_engine.collection.store import VectorStore
+from vectorizer_engine.distributed.store import DistributedStore
 
 Call = tuple[str, str]
 
@@ -46,6 +47,7 @@ MAKING = {"create_collection"}
 
 NOT_MAKING = {
     "open", "damaged", "delete_collection", "collection", "collections", "collections_of", "identity", "close",
+    "here", "not_ready", "refresh", "serves",
 }  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def test_every_call_that_can_make_a_collection_is_in_the_table() -> None:
 
 
 def test_every_call_that_reaches_a_making_method_of_the_store_is_marked() -> None:
-    public = {name for name in vars(VectorStore) if not name.startswith("_")}
+    public = {name for store in (VectorStore, DistributedStore) for name in vars(store) if name[0] != "_"}
     assert public <= MAKING | NOT_MAKING, "say of a new method of the store whether it makes collections"
     for route in ROUTES:
         if MAKING & names_used_by(route.handler):

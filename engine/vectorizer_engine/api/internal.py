@@ -1,0 +1,51 @@
+"""The calls that the members of a cluster make to each other, and that publish its topology. They need its own key."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vectorizer_engine.api.answers import encode
+from vectorizer_engine.api.call import Call, Plain
+from vectorizer_engine.api.decoding import decode
+from vectorizer_engine.api.errors import HttpError
+from vectorizer_engine.distributed.store import DistributedStore
+from vectorizer_engine.distributed.topology import Topology
+
+_topology = msgspec.json.Decoder(Topology)
+
+_MSGPACK = b"application/msgpack"
+_JSON = b"application/json"
+
+
+def read(call: Call) -> Plain:
+    """What some shards of this member answer to a read: see `distributed.router.Request`."""
+    return Plain(_store(call).router.answer(call.body), content_type=_MSGPACK)
+
+
+def write(call: Call) -> Plain:
+    return Plain(_store(call).router.answer(call.body), content_type=_MSGPACK)
+
+
+def refresh_catalog(call: Call) -> Plain:
+    """Another member has made or deleted a collection."""
+    _store(call).refresh()
+    return Plain(b"seen")
+
+
+def get_topology(call: Call) -> Plain:
+    return Plain(encode(msgspec.to_builtins(_store(call).topology.current)), content_type=_JSON)
+
+
+def put_topology(call: Call) -> Plain:
+    """Take a topology if it is newer. The answer is the one that counts then, with 409 if it is another one."""
+    topology = _store(call).topology
+    adopted = topology.adopt(decode(_topology, call.body))
+    current = encode(msgspec.to_builtins(topology.current))
+    return Plain(current, content_type=_JSON, status=200 if adopted else 409)
+
+
+def _store(call: Call) -> DistributedStore:
+    store = call.engine.store
+    if not isinstance(store, DistributedStore):
+        raise HttpError(404, "this engine is not a member of a cluster: cluster.pod_name is not set")
+    return store

@@ -1,0 +1,357 @@
+"""The collections of a cluster, as one of its members has them: the catalog is everybody's, the shards are shared out.
+
+It stands in the place of `VectorStore` where several engines serve one store. The data folder has copies of the
+shards that this member serves, or has served; whatever else is in it is removed at the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from vectorizer_engine.cache.advanced_cache import AdvancedCache
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.data_folder import (
+    Description,
+    check_format,
+    check_name,
+    collection_path,
+    folder_stem,
+    take_lock,
+    token_of,
+)
+from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
+from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.shard import Shard
+from vectorizer_engine.collection.shared_collections import (
+    alive,
+    check_free,
+    decode_description,
+    open_shared,
+    purge_shared,
+)
+from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
+from vectorizer_engine.collection.types import CollectionParams
+from vectorizer_engine.config import ObjectStoreConfig
+from vectorizer_engine.distributed.held_shards import LEASE_SECONDS, HeldShard, HeldShards, ShardId
+from vectorizer_engine.distributed.peers import Peers
+from vectorizer_engine.distributed.router import CATALOG_PATH, Router
+from vectorizer_engine.distributed.spread import SpreadCollection
+from vectorizer_engine.distributed.topology import KnownTopology, Topology
+from vectorizer_engine.errors import CollectionNotFound, InvalidRequest, StoreClosed, WriteInDoubt
+from vectorizer_engine.storage.catalog import Unconfirmed
+from vectorizer_engine.storage.commit import ObserveAppend
+from vectorizer_engine.storage.files import Files, disk_errors
+from vectorizer_engine.storage.shared_store import SharedStore
+from vectorizer_engine.tenants import NO_TENANT
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SHARDS = 6
+"""Of a collection that does not say how many it wants."""
+
+MOST_SHARDS = 64
+
+
+class DistributedStore:
+    """Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        key: str,
+        readers: int,
+        shared: SharedStore,
+        memory: CacheMemoryManager,
+        files: Files,
+        limits: ShardLimits,
+        results: Mapping[str, AdvancedCache],
+        mmap_only: bool,
+        observe_append: ObserveAppend | None,
+        lock: int,
+    ) -> None:
+        """Use `open`."""
+        self._root = path / "collections"
+        self._files = files
+        self._shared = shared
+        self._memory = memory
+        self._results = results
+        self._mmap_only = mmap_only
+        self._lock_file = lock
+        self._name = name
+        self._environment = ShardEnvironment(
+            memory, Maintenance(), files, path / "scratch", limits, shared, observe_append
+        )
+        self.topology = KnownTopology(path, files=files)
+        self._held = HeldShards(self._open_shard, closed=self._let_go)
+        self.router = Router(name, self.topology, self._held, Peers(key), readers=readers, knows=self._knows)
+        # Held while what follows is made to fit the catalog and the topology.
+        self._lock = threading.Lock()
+        self._collections: dict[str, SpreadCollection] = {}
+        self._by_path: dict[str, SpreadCollection] = {}
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        name: str,
+        key: str,
+        readers: int,
+        memory: CacheMemoryManager,
+        object_store: ObjectStoreConfig,
+        files: Files | None = None,
+        limits: ShardLimits | None = None,
+        results: Mapping[str, AdvancedCache] | None = None,
+        mmap_only: bool = False,
+        observe_append: ObserveAppend | None = None,
+    ) -> DistributedStore:
+        """Take the folder, and begin to serve what the last known topology gives to this member, called *name*.
+
+        *key* is shared by all members, *readers* how many threads may read shards at a time. For the rest, and for
+        what is raised, see `VectorStore.open`.
+        """
+        files = files or Files()
+        with disk_errors(f"use the data folder {path}"):
+            if not path.exists():
+                files.make_folder(path)
+                files.sync_folder(path.parent)
+            for folder in (path / "collections", path / "scratch"):
+                files.make_folder(folder)
+            lock = take_lock(path)
+            try:
+                check_format(path, files)
+                shared = open_shared(path, object_store, files, lease=LEASE_SECONDS)
+                assert shared is not None, "the configuration was checked"
+                if mmap_only:
+                    described = map(decode_description, alive(shared.catalog.entries).values())
+                    require_mmap_to_open({each.path: each.params.storage for each in described})
+                store = cls(
+                    path,
+                    name=name,
+                    key=key,
+                    readers=readers,
+                    shared=shared,
+                    memory=memory,
+                    files=files,
+                    limits=limits or ShardLimits(),
+                    results=results or {},
+                    mmap_only=mmap_only,
+                    observe_append=observe_append,
+                    lock=lock,
+                )
+            except BaseException:
+                os.close(lock)
+                raise
+            try:
+                store._recover()
+            except BaseException:
+                store.close()
+                raise
+        return store
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """The shards of this member that cannot be opened, by `collection_path` and number, and why."""
+        return {
+            f"{entry.path}, shard {shard.number}": reason
+            for shard, reason in self._held.damaged().items()
+            if (entry := self._shared.catalog.entries.get(shard.token)) is not None
+        }
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why this member does not serve yet what it should, in words."""
+        if not self.topology.current.members:
+            return "no topology was published to this member yet"
+        waiting = self._held.waiting()
+        return f"{waiting} shards are being opened" if waiting else None
+
+    def create_collection(
+        self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT, shards: int | None = None
+    ) -> SpreadCollection:
+        """Raises CollectionExists, InvalidRequest for what cannot be a name or a number of shards, WriteInDoubt."""
+        check_name(name)
+        if shards is not None and not 1 <= shards <= MOST_SHARDS:
+            raise InvalidRequest(
+                f"shard_number is {shards}: expected 1 to {MOST_SHARDS}, or leave it out for {DEFAULT_SHARDS}"
+            )
+        if self._mmap_only:
+            require_mmap_to_create(name, params.storage)
+        created = Description(name, params, tenant, shards or DEFAULT_SHARDS)
+        token = secrets.token_hex(8)
+        with disk_errors(f"create collection '{name}'"):
+            for shard in created.shard_names:
+                self._shared.create_shard(token, shard)
+            try:
+                self._shared.catalog.create(
+                    token, created.path, msgspec.json.encode(created), check=partial(check_free, created)
+                )
+            except Unconfirmed as error:
+                raise WriteInDoubt(
+                    f"cannot tell whether collection '{name}' was created: {error}: send it again"
+                ) from error
+        self._fit()
+        self.router.tell(CATALOG_PATH)
+        return self._collections[token]
+
+    def delete_collection(self, name: str, *, tenant: str = NO_TENANT) -> bool:
+        """Delete for good. False where there is no such collection. Raises WriteInDoubt."""
+        path = collection_path(name, tenant)
+        with disk_errors(f"delete collection '{name}'"):
+            entries = alive(self._shared.catalog.refresh())
+            token = next((token for token, entry in entries.items() if entry.path == path), None)
+            if token is None:
+                return False
+            try:
+                deleted = self._shared.catalog.delete(token)
+            except Unconfirmed as error:
+                raise WriteInDoubt(
+                    f"cannot tell whether collection '{name}' was deleted: {error}: send it again"
+                ) from error
+        self._fit()
+        self.router.tell(CATALOG_PATH)
+        if deleted:
+            purge_shared(self._shared, token)
+        return deleted
+
+    def collection(self, name: str, *, tenant: str = NO_TENANT) -> SpreadCollection:
+        """Raises CollectionNotFound, after a look into the catalog."""
+        path = collection_path(name, tenant)
+        if path not in self._by_path:
+            self.refresh()
+        found = self._by_path.get(path)
+        if found is None:
+            raise CollectionNotFound(name)
+        return found
+
+    def collections(self) -> list[SpreadCollection]:
+        """All that are known here, whosever they are, by name."""
+        known = self._by_path
+        return [known[path] for path in sorted(known)]
+
+    def collections_of(self, tenant: str) -> list[SpreadCollection]:
+        """A tenant's, or nobody's, by name, after a look into the catalog."""
+        self.refresh()
+        return [each for each in self.collections() if each.tenant == tenant]
+
+    def serves(self, collection: object) -> bool:
+        """Whether *collection* was not deleted, as far as is known here."""
+        return any(each is collection for each in self._collections.values())
+
+    def here(self) -> list[Collection]:
+        """The shards that this member serves, each as a collection of its own."""
+        return [held.collection for held in self._held.open_now()]
+
+    def refresh(self) -> None:
+        """See what others have made and deleted. Raises StorageFailure."""
+        with disk_errors("read the catalog"):
+            self._shared.catalog.refresh()
+        self._fit()
+
+    def close(self) -> None:
+        """Finish what is being written, stop the background work, let go of the folder."""
+        if self._closed:
+            return
+        self._closed = True
+        self._environment.maintenance.close()
+        self._held.close()
+        self.router.close()
+        for results in self._results.values():
+            results.clear()
+        os.close(self._lock_file)
+
+    def _recover(self) -> None:
+        entries = self._shared.catalog.entries
+        for folder in list(self._root.iterdir()):
+            if token_of(folder) not in alive(entries):
+                self._files.remove_tree(folder)
+        for token in entries.keys() - alive(entries).keys():
+            purge_shared(self._shared, token)
+        self.topology.listen(self._published)
+        self._fit()
+
+    def _published(self, topology: Topology) -> None:
+        logger.info(
+            "topology %d: %s",
+            topology.version,
+            ", ".join(f"{member.name} at {member.address}" for member in topology.members) or "no members",
+        )
+        self._fit()
+
+    def _knows(self, token: str) -> bool:
+        if token not in self._collections:
+            self.refresh()
+        return token in self._collections
+
+    def _fit(self) -> None:
+        """Have what the catalog and the topology say: the collections, and the shards that are this member's."""
+        with self._lock:
+            if self._closed:
+                raise StoreClosed("the store is shutting down: try again later")
+            entries = alive(self._shared.catalog.entries)
+            self._collections = {
+                token: self._collections.get(token) or self._collection(token, decode_description(entry))
+                for token, entry in entries.items()
+            }
+            self._by_path = {entries[token].path: each for token, each in self._collections.items()}
+            topology = self.topology.current
+            self._held.want(
+                ShardId(collection.token, number)
+                for collection in self._collections.values()
+                for number in range(collection.shards)
+                if (owner := topology.owner(collection.token, number)) is not None
+                and owner.name == self._name
+            )
+
+    def _collection(self, token: str, described: Description) -> SpreadCollection:
+        return SpreadCollection(
+            described.name,
+            described.params,
+            tenant=described.tenant,
+            token=token,
+            shards=described.shards,
+            router=self.router,
+        )
+
+    def _open_shard(self, shard: ShardId) -> HeldShard:
+        """Raises EngineError."""
+        entry = self._shared.catalog.entries.get(shard.token)
+        if entry is None or entry.deleted:
+            raise CollectionNotFound(shard.token)
+        described = decode_description(entry)
+        folder = self._folder(shard.token, described) / described.shard_names[shard.number]
+        with disk_errors(f"open {folder}"):
+            self._files.make_folder(folder)
+        environment = replace(self._environment, memory=self._memory.account(described.tenant))
+        opened = Shard(folder, described.params, environment)
+        collection = Collection(
+            described.name,
+            described.params,
+            opened,
+            tenant=described.tenant,
+            results=self._results.get(described.tenant),
+        )
+        return HeldShard(opened, collection)
+
+    def _folder(self, token: str, described: Description) -> Path:
+        return self._root / f"{folder_stem(described.name, described.tenant)}.{token}"
+
+    def _let_go(self, shard: ShardId) -> None:
+        """Remove the copies of a collection that was deleted. Others are kept: the shard may come back."""
+        if shard.token not in alive(self._shared.catalog.entries):
+            for folder in list(self._root.iterdir()):
+                if token_of(folder) == shard.token:
+                    self._files.remove_tree(folder)

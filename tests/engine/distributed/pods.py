@@ -1,0 +1,98 @@
+"""Several real engines over one shared folder, with a topology that the test publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.engine.fixtures import EngineProcess
+
+KEY = "the key that members show each other"
+HEADERS = {"api-key": KEY}
+
+
+class Pods:
+    """Engines that may be members of one cluster. Which of them are is what was published last."""
+
+    def __init__(self, folder: Path, count: int, *, store: str | None = None) -> None:
+        """*store* is the URL of the object store; a folder below *folder* where there is none."""
+        self._version = 0
+        self.engines = [
+            EngineProcess(
+                folder / f"pod-{number}",
+                {
+                    "cluster": {"enabled": True, "pod_name": f"pod-{number}", "internal_key": KEY},
+                    "storage": {"object_store": {"url": store or f"file://{folder}/store"}},
+                },
+            )
+            for number in range(count)
+        ]
+
+    def __getitem__(self, number: int) -> EngineProcess:
+        return self.engines[number]
+
+    def launch(self, *numbers: int) -> None:
+        """Start these, or all, and wait until they can be told the topology."""
+        chosen = [self.engines[number] for number in numbers] or self.engines
+        for engine in chosen:
+            engine.launch()
+        for engine in chosen:
+            engine.wait_until(lambda engine=engine: self._hears(engine), "ready to hear the topology")  # type: ignore[misc]
+
+    def topology(self, *numbers: int) -> dict[str, Any]:
+        """A new one, with these as members."""
+        self._version += 1
+        return {
+            "version": self._version,
+            "members": [
+                {"name": f"pod-{number}", "address": f"127.0.0.1:{self.engines[number].port}"}
+                for number in numbers
+            ],
+        }
+
+    def publish(self, *numbers: int, to: Sequence[int] | None = None) -> None:
+        """Make these the members, and tell *to*, or all of them."""
+        topology = self.topology(*numbers)
+        for number in numbers if to is None else to:
+            self.tell(number, topology).raise_for_status()
+
+    def tell(self, number: int, topology: dict[str, Any]) -> httpx.Response:
+        return httpx.put(self.engines[number].url + "/internal/topology", json=topology, headers=HEADERS)
+
+    def known_to(self, number: int) -> int:
+        """The version of the topology that this one knows."""
+        answer = httpx.get(self.engines[number].url + "/internal/topology", headers=HEADERS)
+        version: int = answer.raise_for_status().json()["version"]
+        return version
+
+    def wait_until_ready(self, *numbers: int) -> None:
+        for number in numbers or range(len(self.engines)):
+            engine = self.engines[number]
+            engine.wait_until(lambda engine=engine: engine.answers("/readyz"), "ready")  # type: ignore[misc]
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+
+    def _hears(self, engine: EngineProcess) -> bool:
+        try:
+            return httpx.get(engine.url + "/internal/topology", headers=HEADERS).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def running_pods(folder: Path, count: int) -> Iterator[Pods]:
+    """All of them members, and ready."""
+    pods = Pods(folder, count)
+    try:
+        pods.launch()
+        pods.publish(*range(count))
+        pods.wait_until_ready()
+        yield pods
+    finally:
+        pods.close()
