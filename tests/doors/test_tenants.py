@@ -35,7 +35,7 @@ def cluster(**spec: Any) -> dict[str, Any]:
 
 QUOTA = "tenants[].memoryQuota has to be a size above 0 and up to spec.cluster.maxCacheMemory"
 OWN_KEY = (
-    "a key tells who asks: spec.auth and every reference of spec.tenants need a Secret's key of their own"
+    "a key tells who asks: every reference of spec.auth and spec.tenants needs a Secret's key of its own"
 )
 
 BAD = {
@@ -61,6 +61,23 @@ BAD = {
         cluster(tenants=[GLOBEX | {"readOnlyApiKeySecretRef": {"name": "keys", "key": "admin"}}]),
         OWN_KEY,
         "keys/admin more than once",
+    ),
+    "the-engines-key-to-read": (
+        cluster(
+            auth=ENGINE_KEY["auth"] | {"readOnlyApiKeySecretRef": ACME["apiKeySecretRef"]}, tenants=[ACME]
+        ),
+        OWN_KEY,
+        "keys/acme more than once",
+    ),
+    "the-engines-key-to-read-and-write": (
+        cluster(auth={"apiKeySecretRef": {"name": "keys"}, "readOnlyApiKeySecretRef": {"name": "keys"}}),
+        OWN_KEY,
+        "keys/api-key more than once",
+    ),
+    "a-key-to-read-alone": (
+        cluster(auth={"readOnlyApiKeySecretRef": {"name": "keys"}}),
+        "readOnlyApiKeySecretRef needs apiKeySecretRef, or nobody could write",
+        "readOnlyApiKeySecretRef alone",
     ),
     "one-key-to-read-and-write": (
         cluster(tenants=[GLOBEX | {"readOnlyApiKeySecretRef": {"name": "globex"}}]),
@@ -159,7 +176,8 @@ class TestTheApiServer:
         tenants = [
             {"name": f"t{i}", "apiKeySecretRef": {"name": f"t{i}"}, "memoryQuota": "1Gi"} for i in range(64)
         ]
-        create(definition, namespace, cluster(tenants=tenants), dry_run=True)
+        auth = ENGINE_KEY["auth"] | {"readOnlyApiKeySecretRef": {"name": "keys", "key": "reader"}}
+        create(definition, namespace, cluster(auth=auth, tenants=tenants), dry_run=True)
         create(
             definition, namespace, cluster(auth={}, tenants=[]) | {"metadata": {"name": "b"}}, dry_run=True
         )

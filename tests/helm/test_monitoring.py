@@ -93,11 +93,11 @@ def test_clusters_of_named_namespaces_only_are_monitored_where_some_are_named() 
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["a", "b"]}
 
 
-def test_the_example_for_a_cluster_with_a_key_sends_the_key_of_the_production_example() -> None:
+def test_the_example_for_a_cluster_with_a_key_sends_the_read_only_one_of_the_production_example() -> None:
     monitor = yaml.safe_load((ROOT / "examples" / "monitoring" / "cluster-with-key.yaml").read_text())
     services = services_of("production.yaml", monitor["metadata"]["namespace"])
     assert selected(monitor, services) == [services[0]["metadata"]["name"]]
     sent = assert_scrapes(monitor, services[0])["authorization"]
     production = next(yaml.safe_load_all((ROOT / "examples" / "production.yaml").read_text()))
-    reference = production["spec"]["auth"]["apiKeySecretRef"]
-    assert sent == {"type": "Bearer", "credentials": {"key": "api-key", **reference}}
+    reference = production["spec"]["auth"]["readOnlyApiKeySecretRef"]
+    assert sent == {"type": "Bearer", "credentials": reference}

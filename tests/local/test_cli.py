@@ -150,16 +150,23 @@ def test_logs_stop_following_on_ctrl_c(loaded: Local) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
-def test_an_api_key_comes_from_a_secret_in_the_same_file(local: Local) -> None:
+def test_api_keys_come_from_a_secret_in_the_same_file(local: Local) -> None:
     secret = {
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"api": "swordfish"},
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"},
+        "stringData": {"api": "swordfish", "read": "minnow"},
     }  # fmt: skip
-    cluster = quickstart(auth={"apiKeySecretRef": {"name": "keys", "key": "api"}})
+    references = {"apiKeySecretRef": "api", "readOnlyApiKeySecretRef": "read"}
+    cluster = quickstart(auth={name: {"name": "keys", "key": key} for name, key in references.items()})
     local.do("up", "-f", "-", stdin=f"{json.dumps(secret)}\n---\n{cluster}")
     endpoint = local.cluster()["endpoint"]
-    assert QdrantClient(endpoint, api_key="swordfish").get_collections().collections == []
     with pytest.raises(Exception, match="401"):
         QdrantClient(endpoint, api_key="tuna").get_collections()
+    params = models.VectorParams(size=2, distance=models.Distance.DOT)
+    with pytest.raises(Exception, match="403"):
+        QdrantClient(endpoint, api_key="minnow").create_collection("c", params)
+    assert QdrantClient(endpoint, api_key="swordfish").create_collection("c", params)
+    scraped = httpx.get(f"{endpoint}/metrics", headers={"authorization": "Bearer minnow"})
+    assert "\nvectorizer_cluster_cache_limit_bytes " in scraped.text
 
 
 def test_the_tenants_of_the_example_get_their_keys_and_see_only_their_own(local: Local) -> None:

@@ -75,9 +75,8 @@ def _with_wrong_quota(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _key_places(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Secret and key of every API key."""
-    references = [(spec.get("auth") or {}).get("apiKeySecretRef")]
-    for tenant in _tenants(spec):
-        references += [tenant.get("apiKeySecretRef"), tenant.get("readOnlyApiKeySecretRef")]
+    holders = [spec.get("auth") or {}, *_tenants(spec)]
+    references = [holder.get(field) for holder in holders for field in (_FULL, _READ_ONLY)]
     return [(reference["name"], reference.get("key", "api-key")) for reference in references if reference]
 
 
@@ -90,18 +89,36 @@ def _same(one: str, other: str) -> str:
     return f"({one}.name == {other}.name && {one}.key == {other}.key)"
 
 
-_FULL, _READ_ONLY, _ENGINES = "apiKeySecretRef", "readOnlyApiKeySecretRef", "self.auth.apiKeySecretRef"
+_FULL, _READ_ONLY = "apiKeySecretRef", "readOnlyApiKeySecretRef"
+_AUTH, _AUTH_READS = f"self.auth.{_FULL}", f"self.auth.{_READ_ONLY}"
+
+
+def _is_not_of(tenant: str, key: str) -> str:
+    """That *key* of spec.auth, if it is there, is none of *tenant*'s."""
+    return (
+        f"(!has(self.auth) || !has({key}) || (!{_same(key, f'{tenant}.{_FULL}')} && "
+        f"(!has({tenant}.{_READ_ONLY}) || !{_same(key, f'{tenant}.{_READ_ONLY}')})))"
+    )
+
+
 _KEYS_ARE_APART = (
-    "!has(self.tenants) || self.tenants.all(one, "
+    f"(!has(self.auth) || !has({_AUTH}) || !has({_AUTH_READS}) || !{_same(_AUTH, _AUTH_READS)}) && "
+    "(!has(self.tenants) || self.tenants.all(one, "
     f"self.tenants.exists_one(other, {_same(f'other.{_FULL}', f'one.{_FULL}')}) && "
     f"!self.tenants.exists(other, has(other.{_READ_ONLY}) && {_same(f'other.{_READ_ONLY}', f'one.{_FULL}')}) && "
     f"(!has(one.{_READ_ONLY}) || self.tenants.exists_one(other, "
     f"has(other.{_READ_ONLY}) && {_same(f'other.{_READ_ONLY}', f'one.{_READ_ONLY}')})) && "
-    f"(!has(self.auth) || !has({_ENGINES}) || (!{_same(_ENGINES, f'one.{_FULL}')} && "
-    f"(!has(one.{_READ_ONLY}) || !{_same(_ENGINES, f'one.{_READ_ONLY}')}))))"
+    f"{_is_not_of('one', _AUTH)} && {_is_not_of('one', _AUTH_READS)}))"
 )
 
-_TENANT_CHECKS = (
+_KEY_CHECKS = (
+    Check(
+        ("spec", "auth"),
+        f"!has(self.{_READ_ONLY}) || has(self.{_FULL})",
+        lambda auth: not auth.get(_READ_ONLY) or bool(auth.get(_FULL)),
+        f"{_READ_ONLY} needs {_FULL}, or nobody could write: set both",
+        lambda _: f"{_READ_ONLY} alone",
+    ),
     Check(
         ("spec",),
         "!has(self.tenants) || self.tenants.size() == 0 || (has(self.auth) && has(self.auth.apiKeySecretRef))",
@@ -127,13 +144,13 @@ _TENANT_CHECKS = (
         ("spec",),
         _KEYS_ARE_APART,
         lambda spec: not _shared_key_places(spec),
-        "a key tells who asks: spec.auth and every reference of spec.tenants need a Secret's key of their own",
+        "a key tells who asks: every reference of spec.auth and spec.tenants needs a Secret's key of its own",
         lambda spec: f"{', '.join(_shared_key_places(spec))} more than once",
     ),
 )
 
 CHECKS = (
-    *_TENANT_CHECKS,
+    *_KEY_CHECKS,
     *object_store.CHECKS,
     Check(
         ("spec", "storage", "size"),

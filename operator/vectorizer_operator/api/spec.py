@@ -144,6 +144,11 @@ class AuthSection(Model):
         description="Where the API key is, which clients send as `api-key` header or bearer token. Unset: no key is "
         "asked. Pods read it when they start: after changing the Secret, delete the pods.",
     )
+    read_only_api_key_secret_ref: SecretKeyRef | None = Field(
+        None,
+        description="Where a key is that allows reading only, metrics included: for Prometheus, and for clients that "
+        "search. Needs apiKeySecretRef. Unset: there is none.",
+    )
 
 
 class Tenant(Model):

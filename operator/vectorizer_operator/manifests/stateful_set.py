@@ -182,9 +182,13 @@ def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
 
 
 def _environment(spec: VectorizerClusterSpec) -> Iterator[dict[str, Any]]:
-    key, store = spec.auth.api_key_secret_ref, spec.storage.object_store
-    if key is not None:
-        yield _from_secret("VECTORIZER__AUTH__API_KEY", name=key.name, key=key.key)
+    for variable, reference in (
+        ("VECTORIZER__AUTH__API_KEY", spec.auth.api_key_secret_ref),
+        ("VECTORIZER__AUTH__READ_ONLY_API_KEY", spec.auth.read_only_api_key_secret_ref),
+    ):
+        if reference is not None:
+            yield _from_secret(variable, name=reference.name, key=reference.key)
+    store = spec.storage.object_store
     if store is not None and store.secret_ref is not None:
         for variable, required in CREDENTIALS[store.scheme].items():
             optional = {} if required else {"optional": True}

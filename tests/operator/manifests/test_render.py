@@ -131,10 +131,16 @@ def test_a_written_memory_limit_is_requested_too() -> None:
     assert resources["requests"]["memory"] == resources["limits"]["memory"] == "3Gi"
 
 
-def test_the_api_key_comes_from_its_secret() -> None:
-    [variable] = container(auth={"apiKeySecretRef": {"name": "keys"}})["env"]
-    assert variable["name"] == "VECTORIZER__AUTH__API_KEY"
-    assert variable["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": "api-key"}}
+def test_the_api_keys_come_from_their_secrets() -> None:
+    reader = {"name": "keys", "key": "reader"}
+    env = container(auth={"apiKeySecretRef": {"name": "keys"}, "readOnlyApiKeySecretRef": reader})["env"]
+    assert {each["name"]: each["valueFrom"]["secretKeyRef"] for each in env} == {
+        "VECTORIZER__AUTH__API_KEY": {"name": "keys", "key": "api-key"},
+        "VECTORIZER__AUTH__READ_ONLY_API_KEY": reader,
+    }
+    assert [each["name"] for each in container(auth={"apiKeySecretRef": {"name": "keys"}})["env"]] == [
+        "VECTORIZER__AUTH__API_KEY"
+    ]
 
 
 def test_a_cluster_without_image_remembers_the_one_it_was_made_with() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -61,10 +62,20 @@ def test_the_configuration_page_has_every_setting_and_where_the_operator_takes_i
     text = FILES["docs/users/CONFIGURATION.md"]()
     tables, _, mapped = text.partition("## In a VectorizerCluster")
     assert set(re.findall(r"^\| `([a-z_.]+)` \|", tables, re.MULTILINE)) == set(settings(Config))
-    multi_tenant = next(yaml.safe_load_all((ROOT / "examples/multi-tenant.yaml").read_text()))
-    written = yaml.safe_load(config_yaml(VectorizerCluster.parse(multi_tenant)))
-    expected = {f"{section}.{key}" for section, fields in written.items() for key in fields}
-    assert set(re.findall(r"^\| `([a-z_.]+)` \|", mapped, re.MULTILINE)) == expected | {"auth.api_key"}
+    everything = VectorizerCluster.parse(
+        yaml.safe_load((GOLDEN / "0.1.0/everything.cluster.yaml").read_text())
+    )
+    written = set(leaves(yaml.safe_load(config_yaml(everything))))
+    by_environment = {"auth.api_key", "auth.read_only_api_key"}
+    assert set(re.findall(r"^\| `([a-z_.]+)` \|", mapped, re.MULTILINE)) == written | by_environment
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
