@@ -18,6 +18,7 @@ import numpy as np
 
 from tests.crash.history import THREADS, History, PassingHistory, Point, Points
 from tests.crash.writer import NAME, PASSING, open_folder, vector
+from tests.engine.children import uncovered
 from vectorizer_engine.collection.collection import Collection
 
 KILLS = int(os.environ.get("VECTORIZER_CRASH_KILLS", "30"))
@@ -27,12 +28,10 @@ WRITES_A_KILL = int(os.environ.get("VECTORIZER_CRASH_WRITES", "334"))
 def write_and_kill(folder: Path, histories: list[History | PassingHistory], rng: random.Random) -> int:
     """Run the writer, kill it, and take note of what it acknowledged. Returns how many writes that were."""
     starts = [str(history.next) for history in histories]
-    # A process that is killed tells nothing about its coverage, and writes slower while it is measured.
-    uncovered = {name: setting for name, setting in os.environ.items() if not name.startswith("COV")}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.crash.writer", str(folder), *starts],
         stdout=subprocess.PIPE,
-        env=uncovered,
+        env=uncovered(),  # a process that is killed tells nothing about its coverage
     ) as process:
         assert process.stdout is not None
         seen = 0

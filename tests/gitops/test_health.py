@@ -128,15 +128,6 @@ def breaking_a_rule() -> World:
     return world
 
 
-def stuck() -> World:
-    world = World(image="engine:broken")
-    world.broken_images.add("engine:broken")
-    world.settle()
-    world.wait_past_the_deadline()
-    world.operate()
-    return world
-
-
 def paused() -> World:
     world = ready()
     world.edit(paused=True)
@@ -160,7 +151,7 @@ def stopped() -> World:
         (edited, "Progressing", "InProgress", "the operator has not looked at the newest spec yet"),
         (rolling, "Progressing", "InProgress", "apply StatefulSet demo"),
         (breaking_a_rule, "Degraded", "Failed", "MmapStorageRequired: CLUSTER_001"),
-        (stuck, "Degraded", "Failed", "PodNotReady: pod demo-0 waits: ImagePullBackOff"),
+        (World.stuck, "Degraded", "Failed", "PodNotReady: pod demo-0 waits: ImagePullBackOff"),
         (paused, "Suspended", "Current", "spec.paused is true"),
         (stopped, "Healthy", "Current", "0 of 0 pods"),
     ],
@@ -173,7 +164,7 @@ def test_each_phase_is_told_by_name(phase: Any, argo_cd: str, library: str, mess
 
 
 def test_a_stuck_cluster_that_is_put_right_does_not_fail_again_on_its_way() -> None:
-    world = stuck()
+    world = World.stuck()
     world.edit(image="engine:2")
     states = []
     for _ in range(12):

@@ -17,6 +17,7 @@ import click
 from vectorizer_operator.api import API_VERSION, KIND
 from vectorizer_operator.ctl.documents import Document, read
 from vectorizer_operator.ctl.live import CannotTell, ask, asks_kubernetes
+from vectorizer_operator.ctl.options import takes_files
 from vectorizer_operator.ctl.report import examine, is_cluster
 from vectorizer_operator.ctl.validate import say
 from vectorizer_operator.kube.client import KubeClient
@@ -29,14 +30,7 @@ _SIGNS = {"create": "+", "start": "+", "delete": "-", "stop": "-"}
 
 
 @click.command("plan")
-@click.option(
-    "-f",
-    "--filename",
-    "files",
-    multiple=True,
-    required=True,
-    help="File or folder with clusters, or - for stdin.",
-)
+@takes_files
 @asks_kubernetes
 @click.option("--image", default=UNNAMED_IMAGE, help="The operator's default image of the engine.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)

@@ -7,20 +7,14 @@ import click
 
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.ctl.documents import Document, read
+from vectorizer_operator.ctl.options import takes_files
 from vectorizer_operator.ctl.report import examine, is_cluster
 from vectorizer_operator.ctl.validate import say
 from vectorizer_operator.manifests import as_yaml, render
 
 
 @click.command("render")
-@click.option(
-    "-f",
-    "--filename",
-    "files",
-    multiple=True,
-    required=True,
-    help="File or folder with clusters, or - for stdin.",
-)
+@takes_files
 @click.option("--image", required=False, help="Image of the engine, for clusters that set no spec.image.")
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 def render_command(files: tuple[str, ...], image: str | None, output: str) -> None:

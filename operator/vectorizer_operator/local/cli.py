@@ -16,6 +16,7 @@ import click
 import yaml
 from rich.console import Console
 
+from vectorizer_operator.ctl.options import takes_files
 from vectorizer_operator.ctl.report import Report
 from vectorizer_operator.ctl.validate import say
 from vectorizer_operator.local import control
@@ -44,14 +45,7 @@ def _dir_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @local.command("up")
-@click.option(
-    "-f",
-    "--filename",
-    "files",
-    multiple=True,
-    required=True,
-    help="File or folder with clusters, or - for stdin.",
-)
+@takes_files
 @click.option(
     "--timeout", default=120.0, show_default=True, help="Seconds to wait until the clusters are ready."
 )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.engine.children import output_of
 from tests.engine.collection.model import MiB
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.keeper import WARNING_SECONDS, CacheKeeper
@@ -117,16 +115,7 @@ print(json.dumps({"charged": charged, "taken": full - idle, "left": left,
 @pytest.mark.parametrize("value", [164, 2000])
 def test_evicted_memory_goes_back_to_the_operating_system(value: int) -> None:
     """Anonymous resident memory of a process that does nothing else, in bytes."""
-    uncovered = {name: setting for name, setting in os.environ.items() if not name.startswith("COV")}
-    done = subprocess.run(
-        [sys.executable, "-c", RELEASE, str(value)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=uncovered,  # what coverage keeps of the child would be measured too
-    )
-    measured = json.loads(done.stdout)
+    measured = json.loads(output_of(RELEASE, str(value), seconds=60))
     assert measured["taken"] == pytest.approx(measured["charged"], rel=0.15), measured
     assert measured["left"] < 0.15 * measured["charged"]
     # Python's arenas of a megabyte, in which something else lives too; no more of them for more data.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.engine.children import output_of
 from tests.engine.collection.model import MiB, params
 from tests.engine.collection.test_collection import wait_until
 from tests.engine.collection.test_indexing import fill, indexed, open_at, recall
@@ -430,15 +428,6 @@ print(json.dumps({"charged": charged, "taken": full - idle, "still": process_mem
 
 def test_the_memory_of_evicted_indexes_goes_back_to_the_operating_system(tmp_path: Path) -> None:
     """Anonymous resident memory of a process that opens fifty indexes, in bytes."""
-    uncovered = {name: setting for name, setting in os.environ.items() if not name.startswith("COV")}
-    done = subprocess.run(
-        [sys.executable, "-c", EVICT, str(tmp_path / "index")],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=uncovered,  # what coverage keeps of the child would be measured too
-    )
-    measured = json.loads(done.stdout)
+    measured = json.loads(output_of(EVICT, str(tmp_path / "index"), seconds=100))
     assert 0.5 * measured["charged"] <= measured["taken"] <= measured["charged"], measured
     assert measured["still"] <= 0.05 * measured["charged"], measured

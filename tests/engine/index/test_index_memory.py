@@ -7,14 +7,13 @@ library do shows there, and nothing of other tests.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.engine.children import output_of
 from vectorizer_engine.index import quantized, rabitq
 
 MEASURE = '''
@@ -86,14 +85,7 @@ class Measured:
 def measure(backend: str, folder: Path, count: int, dimension: int, *, threads: int = 2) -> Measured:
     vectors = np.random.default_rng(0).standard_normal((count, dimension), np.float32)
     np.save(folder / "vectors.npy", vectors)
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, backend, str(folder), str(threads)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return Measured(**json.loads(done.stdout))
+    return Measured(**json.loads(output_of(MEASURE, backend, str(folder), str(threads), seconds=240)))
 
 
 @pytest.mark.parametrize(("count", "dimension", "threads"), [(20_000, 128, 2), (12_000, 384, 1)])

@@ -16,12 +16,7 @@ def test_a_settled_cluster_has_nothing_in_its_way() -> None:
 
 
 def test_a_pod_that_does_not_start_is_named_once_for_all_conditions() -> None:
-    world = World(image="engine:broken")
-    world.broken_images.add("engine:broken")
-    world.settle()
-    world.wait_past_the_deadline()
-    world.operate()
-    (found,) = obstacles(world.cluster)
+    (found,) = obstacles(World.stuck().cluster)
     assert (found.reason, found.kind) == ("PodNotReady", "state")
     assert found.conditions == ("Stalled=True", "Ready=False")
     assert "ImagePullBackOff" in found.message

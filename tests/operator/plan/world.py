@@ -37,6 +37,16 @@ class World:
             "status": {"observedGeneration": -1},
         }
 
+    @classmethod
+    def stuck(cls) -> "World":
+        """One whose pod cannot start, and for which nobody waits any more."""
+        world = cls(image="engine:broken")
+        world.broken_images.add("engine:broken")
+        world.settle()
+        world.wait_past_the_deadline()
+        world.operate()
+        return world
+
     # What a user does
 
     def edit(self, **spec: Any) -> None:
