@@ -5,17 +5,16 @@ What the engine does with it is told by docs/specs/SHARED_STORE.md; how it reach
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from vectorizer_operator.api.check import Check, Transition, cel_list
+from vectorizer_operator.api.rules import value_at
 from vectorizer_operator.api.types import Model, ShortText
 
-Scheme = Literal["s3", "gs", "az", "file"]
-
-CREDENTIALS: Mapping[Scheme, Mapping[str, bool]] = {
+CREDENTIALS: Mapping[str, Mapping[str, bool]] = {
     "s3": {"AWS_ACCESS_KEY_ID": True, "AWS_SECRET_ACCESS_KEY": True, "AWS_SESSION_TOKEN": False},
     "gs": {"GOOGLE_SERVICE_ACCOUNT_KEY": True},
     "az": {
@@ -64,9 +63,9 @@ class ObjectStoreSection(Model):
     )
 
     @property
-    def scheme(self) -> Scheme:
-        scheme: Any = urlsplit(self.url).scheme
-        return scheme  # type: ignore[no-any-return]  # the check of the URL allows these
+    def scheme(self) -> str:
+        """s3, gs, az or file."""
+        return urlsplit(self.url).scheme
 
     @property
     def port(self) -> int:
@@ -83,7 +82,7 @@ _PATH = ("spec", "storage", "objectStore")
 _VARIABLES = sorted({variable for variables in CREDENTIALS.values() for variable in variables})
 
 
-def _for_schemes(field: str, schemes: tuple[Scheme, ...], stores: str) -> Check:
+def _for_schemes(field: str, schemes: tuple[str, ...], stores: str) -> Check:
     """That *field* is set only with a URL of *schemes*."""
     starts = tuple(f"{scheme}://" for scheme in schemes)
     fits = " || ".join(f"self.url.startsWith('{start}')" for start in starts)
@@ -97,12 +96,11 @@ def _for_schemes(field: str, schemes: tuple[Scheme, ...], stores: str) -> Check:
 
 
 def _url(spec: Mapping[str, Any]) -> str:
-    url: str = ((spec.get("storage") or {}).get("objectStore") or {}).get("url", "")
-    return url
+    return value_at(spec, ("storage", "objectStore", "url")) or ""
 
 
 def _is_on_a_volume(spec: Mapping[str, Any]) -> bool:
-    mounts = (spec.get("podTemplate") or {}).get("volumeMounts") or []
+    mounts = value_at(spec, ("podTemplate", "volumeMounts")) or []
     folder = f"{_url(spec)}/"
     return not folder.startswith("file://") or any(
         folder.startswith(f"file://{mount['mountPath']}/") for mount in mounts
@@ -110,9 +108,10 @@ def _is_on_a_volume(spec: Mapping[str, Any]) -> bool:
 
 
 def _set_twice(spec: Mapping[str, Any]) -> list[str]:
-    store = (spec.get("storage") or {}).get("objectStore") or {}
-    env = (spec.get("podTemplate") or {}).get("env") or []
-    return [each["name"] for each in env if store.get("secretRef") and each["name"] in _VARIABLES]
+    if value_at(spec, ("storage", "objectStore", "secretRef")) is None:
+        return []
+    env = value_at(spec, ("podTemplate", "env")) or []
+    return [each["name"] for each in env if each["name"] in _VARIABLES]
 
 
 CHECKS = (
