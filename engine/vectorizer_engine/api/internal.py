@@ -33,7 +33,10 @@ def refresh_catalog(call: Call) -> Plain:
 
 
 def get_topology(call: Call) -> Plain:
-    return Plain(encode(msgspec.to_builtins(_store(call).topology.current)), content_type=_JSON)
+    """The newest topology that this member knows, and how many shards it is `waiting` to serve by it."""
+    store = _store(call)
+    known = msgspec.to_builtins(store.topology.current) | {"waiting": store.waiting}
+    return Plain(encode(known), content_type=_JSON)
 
 
 def put_topology(call: Call) -> Plain:

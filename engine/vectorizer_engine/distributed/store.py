@@ -100,6 +100,7 @@ class DistributedStore:
         self._lock = threading.Lock()
         self._collections: dict[str, SpreadCollection] = {}
         self._by_path: dict[str, SpreadCollection] = {}
+        self._was_ready = False
         self._closed = False
 
     @classmethod
@@ -172,12 +173,23 @@ class DistributedStore:
         }
 
     @property
+    def waiting(self) -> int:
+        """How many shards this member is to serve and does not yet."""
+        return self._held.waiting()
+
+    @property
     def not_ready(self) -> str | None:
-        """Why this member does not serve yet what it should, in words."""
-        if not self.topology.current.members:
-            return "no topology was published to this member yet"
-        waiting = self._held.waiting()
-        return f"{waiting} shards are being opened" if waiting else None
+        """Why this member does not serve yet what it should, in words.
+
+        Once it has, it is ready for good: while shards move it serves the others, and requests for those wait.
+        """
+        if not self._was_ready:
+            if not self.topology.current.members:
+                return "no topology was published to this member yet"
+            if waiting := self.waiting:
+                return f"{waiting} shards are being opened"
+            self._was_ready = True
+        return None
 
     def create_collection(
         self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT, shards: int | None = None
