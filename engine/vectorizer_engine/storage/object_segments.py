@@ -75,6 +75,8 @@ class ObjectSegmentStore(FileSegmentStore):
         self._stored: dict[int, StoredSegment] = {}
         # The ids that some checkpoint named, or may have named: others may be fetching these.
         self._named: set[int] = set()
+        # Those of the last checkpoint. While the log is replayed there is no other, whatever is merged meanwhile.
+        self._checkpointed: set[int] = set()
         for name in ("segments", "quarantine"):
             files.make_folder(folder / name)
         super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
@@ -88,6 +90,7 @@ class ObjectSegmentStore(FileSegmentStore):
         shared = msgspec.msgpack.decode(state, type=SharedManifest)
         self._stored = shared.stored
         self._named = set(shared.stored)
+        self._checkpointed = set(shared.stored)
         return shared.manifest
 
     def _save_manifest(self, manifest: Manifest) -> None:
@@ -98,6 +101,7 @@ class ObjectSegmentStore(FileSegmentStore):
         state = msgspec.msgpack.encode(SharedManifest(manifest, stored))
         self._named |= kept
         self._log.write_checkpoint(state, applied=manifest.applied)
+        self._checkpointed = kept
         named = {name for number in list(self._stored) for name in self._names(number)}
         self._garbage.add(self._leftovers - named)
         self._leftovers = set()
@@ -119,7 +123,9 @@ class ObjectSegmentStore(FileSegmentStore):
             return
         names = self._names(number)
         del self._stored[number]
-        if number in self._named:
+        if number in self._checkpointed:
+            self._leftovers.update(names)
+        elif number in self._named:
             self._named.remove(number)
             self._garbage.add(names)
         else:

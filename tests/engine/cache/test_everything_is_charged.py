@@ -89,6 +89,7 @@ BOUNDED = {
     "storage.object_log.ObjectLog._claims": "one number for each time the log was ever opened",
     "storage.object_log.ObjectLog._firsts": AN_APPEND,
     "storage.object_log.ObjectLog._sizes": AN_APPEND,
+    "storage.object_segments.ObjectSegmentStore._checkpointed": A_SEGMENT,
     "storage.object_segments.ObjectSegmentStore._leftovers": "what a crash left, until the first checkpoint",
     "storage.object_segments.ObjectSegmentStore._named": A_SEGMENT,
     "storage.object_segments.ObjectSegmentStore._stored": A_SEGMENT,

@@ -6,6 +6,7 @@ import random
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from tests.engine.collection.model import SMALL, MiB, assert_same, everything, params, vectors_of
+from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.collection.test_machine import CollectionMachine
 from tests.engine.disks import ForgetfulDisk
 from tests.engine.stores import Fault, FaultyStore, MemoryStore
@@ -21,6 +23,8 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection import shared_collections
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import ObjectStoreConfig
 from vectorizer_engine.errors import (
@@ -34,6 +38,8 @@ from vectorizer_engine.errors import (
 from vectorizer_engine.storage import object_log
 from vectorizer_engine.storage.catalog import Catalog
 from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.log import Record
 from vectorizer_engine.storage.object_frame import Kind
 from vectorizer_engine.storage.object_log import ObjectLog
 from vectorizer_engine.storage.shared_store import SharedStore
@@ -212,6 +218,47 @@ def test_many_small_writes_are_sealed_before_replaying_them_takes_long(
     fill(collection, 3, 7)  # of the eight points that would fill a head
     assert collection.info().segments == 2
     store.close()
+
+
+def test_segments_that_are_merged_while_the_log_is_replayed_are_kept_until_a_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_shared(tmp_path / "a", tmp_path / "objects")
+    fill(first.create_collection("c", params()), 0, 30)
+    wait_until(lambda: settled(first.collection("c")))
+    with monkeypatch.context() as patch:
+        patch.setattr(Maintenance, "seal", lambda self, job: None)
+        fill(first.collection("c"), 30, 44)
+        first.collection("c").delete(ids=range(20))  # so that what is sealed already is merged
+    recovering: list[Shard] = []
+    recover, replay = Shard._recover, ObjectLog.replay
+
+    def note_and_recover(shard: Shard) -> None:
+        recovering.append(shard)
+        recover(shard)
+
+    def replay_and_wait(log: ObjectLog, *, after: int) -> Iterator[Record]:
+        yield from replay(log, after=after)
+        log.replayed = False
+        wait_until(lambda: not recovering[0].busy)
+        log.replayed = True
+
+    assert Garbage.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(Garbage.__init__.__kwdefaults__, "grace", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shard, "_recover", note_and_recover)
+        patch.setattr(ObjectLog, "replay", replay_and_wait)
+        second = open_shared(tmp_path / "b", tmp_path / "objects")
+        wait_until(lambda: settled(second.collection("c")))
+        patch.setattr(ObjectLog, "write_checkpoint", _refuse)
+        fill(second.collection("c"), 50, 59)
+        wait_until(lambda: second.collection("c")._shard._sealing._error is not None)
+    # No close: it was killed before its first checkpoint.
+    third = open_shared(tmp_path / "d", tmp_path / "objects")
+    assert third.collection("c").info().problems == ()
+    assert ids(third.collection("c")) == [*range(20, 44), *range(50, 59)]
+    for store in (first, second, third):
+        store.close()
 
 
 @pytest.fixture
