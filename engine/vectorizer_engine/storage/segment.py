@@ -18,6 +18,8 @@ import errno
 import mmap
 import os
 import struct
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,21 +224,12 @@ class Segment:
         """What memory storage keeps of it outside of the cache limit."""
         path = folder / POINTS_NAME
         with _lmdb_errors(path):
-            self._environment = lmdb.open(
-                str(path),
-                map_size=max(path.stat().st_size, _PAGE),
-                subdir=False,
-                readonly=True,
-                lock=False,
-                readahead=False,
-                max_dbs=2,
-            )
+            self._environment = _open_environment(path)
             self._points = self._environment.open_db(b"points", integerkey=True, create=False)
             self._ids = self._environment.open_db(b"ids", create=False)
             with self._environment.begin() as transaction:
                 entries = transaction.stat(self._points)["entries"]
         if entries != self.count:
-            self._environment.close()
             raise StoreCorrupt(f"{path} holds {entries} points, but {VECTORS_NAME} holds {self.count}")
 
     def find(self, keys: Iterable[bytes]) -> list[int | None]:
@@ -316,6 +309,30 @@ class Segment:
                 return self.count
             offset: int = _OFFSET.unpack(cursor.value())[0]
             return offset
+
+
+_environments: weakref.WeakValueDictionary[tuple[int, int], lmdb.Environment] = weakref.WeakValueDictionary()
+_environments_lock = threading.Lock()
+
+
+def _open_environment(path: Path) -> lmdb.Environment:
+    """The environment of *path*. LMDB opens a file once in a process, and an earlier reader may have it open yet."""
+    status = path.stat()
+    file = status.st_dev, status.st_ino
+    with _environments_lock:
+        environment = _environments.get(file)
+        if environment is None:
+            environment = lmdb.open(
+                str(path),
+                map_size=max(status.st_size, _PAGE),
+                subdir=False,
+                readonly=True,
+                lock=False,
+                readahead=False,
+                max_dbs=2,
+            )
+            _environments[file] = environment
+        return environment
 
 
 def _open_vectors(path: Path, dimension: int, storage: StorageType) -> Vectors:

@@ -91,6 +91,17 @@ def test_a_segment_gives_back_what_was_written(folder: Path) -> None:
     assert list(segment.scan(live, encode_id(10_000))) == []
 
 
+def test_a_segment_can_be_opened_again_while_somebody_reads_it(folder: Path) -> None:
+    first = Segment(folder, id=1, dimension=3)
+    scan = first.scan(LiveMask.from_deleted(b"", first.count))
+    assert next(scan) == (0, POINTS[0])
+    second = Segment(folder, id=1, dimension=3)
+    del first
+    assert second.points([2499]) == [POINTS[2499]]
+    del second
+    assert [point for _, point in scan] == POINTS[1:]
+
+
 def test_a_segment_whose_files_do_not_fit_together_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreCorrupt, match="has format 1 and dimension 3, expected 1 and 4"):
         Segment(folder, id=1, dimension=4)
