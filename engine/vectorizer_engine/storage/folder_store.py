@@ -22,6 +22,9 @@ _COPY_BYTES = 1024**2
 _REMEMBERED = 1000
 """So many folders are known to be durable. The others are fsynced again when they are next written to."""
 
+_ABANDONED_SECONDS = 24 * 3600.0
+"""Long after it was last written to, a file that is not linked yet never will be."""
+
 
 class FolderStore:
     """The objects below *root*, which is made where it is missing."""
@@ -32,6 +35,7 @@ class FolderStore:
         self._incoming = root / _INCOMING
         self._durable: set[Path] = set()
         self._make_folder(self._incoming)
+        self._remove_abandoned()
 
     def create(self, name: str, data: bytes) -> None:
         with self._incoming_file() as (path, descriptor):
@@ -84,6 +88,15 @@ class FolderStore:
             self._files.sync_folder(target.parent)
             raise ObjectExists from None
         self._files.sync_folder(target.parent)
+
+    def _remove_abandoned(self) -> None:
+        """Remove what writers that were killed have left, by the clock of the file system alone."""
+        with self._incoming_file() as (_, descriptor):
+            now = os.fstat(descriptor).st_mtime
+            for entry in os.scandir(self._incoming):
+                with contextlib.suppress(FileNotFoundError):  # its writer is done with it
+                    if entry.stat().st_mtime < now - _ABANDONED_SECONDS:
+                        self._files.remove(Path(entry.path))
 
     @contextlib.contextmanager
     def _incoming_file(self) -> Iterator[tuple[Path, int]]:

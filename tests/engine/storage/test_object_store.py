@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -298,6 +299,20 @@ def test_who_lost_a_race_in_a_folder_builds_on_nothing_that_can_vanish(tmp_path:
     assert loser.read("a/1") == b"winner"
     disk.crash(tmp_path / "store", tmp_path / "left", survives=lambda: False)
     assert (tmp_path / "left" / "a" / "1").read_bytes() == b"winner"
+
+
+def test_what_killed_writers_left_in_a_folder_is_removed_and_what_is_being_written_is_not(
+    tmp_path: Path,
+) -> None:
+    FolderStore(tmp_path, files=Files())
+    written = tmp_path / ".incoming" / "written"
+    abandoned = tmp_path / ".incoming" / "abandoned"
+    for path, hours in ((written, 1), (abandoned, 25)):
+        path.write_bytes(b"half an obj")
+        changed = path.stat().st_mtime - hours * 3600
+        os.utime(path, (changed, changed))
+    FolderStore(tmp_path, files=Files())
+    assert [path.name for path in (tmp_path / ".incoming").iterdir()] == ["written"]
 
 
 def test_a_full_disk_refuses_and_leaves_nothing(tmp_path: Path) -> None:
