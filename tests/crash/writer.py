@@ -32,7 +32,14 @@ IDS_OF_A_THREAD = 60
 NAME = "crash"
 PASSING = "passing"
 
-LIMITS = ShardLimits(head_points=150, head_bytes=2**20, log_bytes=2**16, segment_points=1000)
+LIMITS = ShardLimits(
+    head_points=150,
+    head_bytes=2**20,
+    log_bytes=2**16,
+    segment_points=1000,
+    quiet_seconds=0.01,
+    quiet_head_points=20,
+)
 """So small that the process is killed while sealing and merging too."""
 
 

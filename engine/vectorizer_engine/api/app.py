@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,6 +22,7 @@ from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ABSENT, ROUTES
 from vectorizer_engine.api.workers import Workers
+from vectorizer_engine.cores import usable_cores
 from vectorizer_engine.errors import (
     ClusterConfigViolation,
     CollectionNotFound,
@@ -43,7 +43,7 @@ WRITE_SECONDS = 60.0
 
 _SMALLER = "ask for less at a time"
 
-READERS = 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+READERS = 2 * usable_cores()
 """Threads that read and search: twice as many as processors, so that one that waits for the disk leaves none idle."""
 
 WAITERS = 64

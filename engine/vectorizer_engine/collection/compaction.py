@@ -5,13 +5,16 @@ and stops nobody. Then, with the group commit paused, what was deleted or overwr
 and the segment takes the parts' place: first in the manifest, then in the view. So a crash or a failure in
 between leaves the old parts, and a folder that no manifest names.
 
-Which segments are merged is `merge_policy`'s choice, what index a segment gets the planner's.
+Which segments are merged is `merge_policy`'s choice, what index a segment gets the planner's. Some of the work is only
+done at rest, when no write has come for a while: a head that is not full is sealed, small segments are merged and
+indexed. Until then the shard is busy, so that who waits for its end finds it as fast as it gets.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +23,8 @@ import numpy as np
 from vectorizer_engine.cache.memory_manager import Charge
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.indexing import WORTH_SEALING_BYTES, SegmentIndexes
-from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+from vectorizer_engine.collection.maintenance import Reminder
+from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge, choose_merge_at_rest
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes
 from vectorizer_engine.collection.view import CurrentView, Part, Source, View
 from vectorizer_engine.errors import EngineError
@@ -43,8 +47,8 @@ _SHORT_OF_MEMORY_SECONDS = 10.0
 _AFTER_FAILURE_SECONDS = 30.0
 """After so long it is tried again to merge or index what the disk had refused: it may have space by then."""
 
-_QUIET_SECONDS = 2.0
-"""Without a write for so long, segments are indexed that are too small to be indexed while more may follow."""
+_SETTLED_SECONDS = 10.0
+"""When no head was sealed for so long, small segments are indexed though writes go on: more will not follow soon."""
 
 
 class Stopping(Exception):
@@ -67,7 +71,9 @@ class Compaction:
         commit: GroupCommit,
         environment: ShardEnvironment,
         is_running: Callable[[], bool],
+        flush: Callable[[], None],
     ) -> None:
+        """*flush* has the head given to `seal`, however small it is. Raises EngineError where it cannot be now."""
         self._folder = folder
         self._dimension = dimension
         self._current = current
@@ -80,16 +86,19 @@ class Compaction:
         self._maintenance = environment.maintenance
         self._memory = environment.memory
         self._is_running = is_running
+        self._flush = flush
+        self._reminder = Reminder(environment.maintenance.merge_later, self.schedule)
+        self._last_seal = time.monotonic()
         # Guards what follows.
         self._lock = threading.Lock()
         self._scheduled = False
         self._asked_again = False
-        self._waiting = False
+        # Whether there is work that waits for rest. Set by any thread, and only together with a reminder.
         self._until_quiet = False
 
     @property
     def busy(self) -> bool:
-        """Whether segments are being merged or indexes built, or will be as soon as nothing is written."""
+        """Whether segments are being made or indexes built, or will be as soon as nothing is written."""
         return self._scheduled or self._until_quiet
 
     def seal(self, head: Head | None, charge: Charge, *, applied: int) -> None:
@@ -103,19 +112,25 @@ class Compaction:
         with disk_errors(f"seal a segment in {self._folder}"):
             parts = [part for part in self._current.view.parts if part.source is head]
             self._rewrite(parts, applied=applied, reserved=charge)
+        self._last_seal = time.monotonic()
+
+    def note_write(self) -> None:
+        """To be called after a write: what it leaves to be done is done as soon as no other follows."""
+        if not self._until_quiet and self._has_work_at_rest():
+            self._wait_for_quiet()
 
     def schedule(self) -> None:
         """Merge and index what there is to merge and index, in the background."""
-        nothing_sealed = next(self._current.view.segments(), None) is None
+        nothing_to_do = next(self._current.view.segments(), None) is None and not self._has_quiet_head()
         with self._lock:
             self._asked_again = self._scheduled
-            if self._scheduled or nothing_sealed or not self._is_running():
+            if self._scheduled or nothing_to_do or not self._is_running():
                 return
             self._scheduled = True
         self._maintenance.merge(self._run)
 
     def _run(self) -> None:
-        """Index payloads, which is quick; merge what is to be merged; then index vectors.
+        """Seal a head that is at rest; index payloads, which is quick; merge what is to be merged; then index vectors.
 
         In this order, because a segment that is merged soon needs no index of its vectors.
         """
@@ -125,11 +140,15 @@ class Compaction:
         try:
             while True:
                 self._check_running()
+                at_rest = self._is_at_rest()
+                if at_rest and self._has_quiet_head():
+                    self._seal_quiet_head()
+                    break
                 if segment := self._choose_for_payload_indexes(unindexed):
                     unindexed.add(segment)
                     with disk_errors(f"index the payloads of a segment in {self._folder}"):
                         self._payload_indexes.build(segment, still_wanted=self._is_running)
-                elif parts := self._choose_merge():
+                elif parts := self._choose_merge(at_rest=at_rest):
                     with disk_errors(f"merge segments in {self._folder}"):
                         self._rewrite(parts, applied=None)
                 elif segment := self._choose_for_index(tried):
@@ -137,12 +156,14 @@ class Compaction:
                     with disk_errors(f"index a segment in {self._folder}"):
                         self._indexes.build(segment, still_wanted=self._is_running)
                 else:
+                    if not at_rest and self._has_work_at_rest():
+                        self._wait_for_quiet()
                     break
         except Stopping:
             pass
         except EngineError as error:
             logger.error("%s; the segments stay as they are, and it is tried again", str(error))
-            self._schedule_in(_AFTER_FAILURE_SECONDS)
+            self._reminder.ask(_AFTER_FAILURE_SECONDS)
         finally:
             with self._lock:
                 self._scheduled = False
@@ -150,59 +171,77 @@ class Compaction:
             if asked_again:  # by a segment that came after the last look
                 self.schedule()
 
-    def _choose_merge(self) -> list[Part]:
-        parts = [part for _, part in self._current.view.segments()]
-        largest = self._indexes.largest_segment(self._dimension) or self._limits.segment_points
-        chosen = choose_merge(
-            [Size(part.rows, part.live.count) for part in parts],
-            unit=self._limits.head_points,
-            largest=min(largest, self._limits.segment_points),
+    def _is_at_rest(self) -> bool:
+        return self._current.seconds_since_write() >= self._limits.quiet_seconds
+
+    def _wait_for_quiet(self) -> None:
+        self._until_quiet = True
+        self._reminder.ask(max(0.0, self._limits.quiet_seconds - self._current.seconds_since_write()))
+
+    def _has_work_at_rest(self) -> bool:
+        return self._has_quiet_head() or bool(self._choose_merge(at_rest=True))
+
+    def _has_quiet_head(self) -> bool:
+        """Whether there is a head that is sealed at rest."""
+        parts = self._current.view.parts
+        return (
+            bool(parts)
+            and isinstance(parts[-1].source, Head)
+            and parts[-1].rows >= self._limits.quiet_head_points
         )
+
+    def _seal_quiet_head(self) -> None:
+        """Have it sealed. Sealing then has this scheduled again."""
+        try:
+            self._flush()
+        except EngineError as error:
+            logger.warning("a small head stays for now: %s", error)
+            self._until_quiet = True
+            self._reminder.ask(self._limits.quiet_seconds)
+
+    def _choose_merge(self, *, at_rest: bool) -> list[Part]:
+        parts = [part for _, part in self._current.view.segments()]
+        sizes = [Size(part.rows, part.live.count) for part in parts]
+        largest = min(
+            self._indexes.largest_segment(self._dimension) or self._limits.segment_points,
+            self._limits.segment_points,
+        )
+        chosen = choose_merge_at_rest(sizes, largest=largest) if at_rest else []
+        if not self._indexes.affords(sum(sizes[index].live for index in chosen), self._dimension):
+            chosen = []
+        chosen = chosen or choose_merge(sizes, unit=self._limits.head_points, largest=largest)
         return [parts[index] for index in chosen]
 
     def _choose_for_payload_indexes(self, tried: set[Segment]) -> Segment | None:
         missing = self._payload_indexes.missing_in(self._current.view)
         if missing and tried.issuperset(missing):  # there is no memory for them at present
-            self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
+            self._reminder.ask(_SHORT_OF_MEMORY_SECONDS)
         return next((segment for segment in missing if segment not in tried), None)
 
     def _choose_for_index(self, tried: set[Segment]) -> Segment | None:
         """The largest segment that should have an index. Small ones wait for quiet: they may be merged soon."""
         wanting = {segment for segment, _ in self._current.view.segments() if self._indexes.wants(segment)}
         if wanting and wanting <= tried:  # somebody was quicker, whose memory is free by now
-            self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
+            self._reminder.ask(_SHORT_OF_MEMORY_SECONDS)
         wanting -= tried
         if not wanting:
             self._make_memory()
             return None
         largest = max(wanting, key=lambda segment: segment.count)
         if (
-            self._current.seconds_since_write() >= _QUIET_SECONDS
+            self._is_at_rest()
+            or time.monotonic() - self._last_seal >= _SETTLED_SECONDS
             or largest.count >= FANOUT * self._limits.head_points
         ):
             return largest
-        self._until_quiet = True
-        self._schedule_in(_QUIET_SECONDS)
+        self._wait_for_quiet()
         return None
 
     def _make_memory(self) -> None:
         """Where an index has no room to be built, have a head sealed, which may make it, and look again later."""
         if any(self._indexes.lacks_memory(segment) for segment, _ in self._current.view.segments()):
             self._maintenance.relieve(self._memory, at_least=WORTH_SEALING_BYTES)
-            self._schedule_in(_SHORT_OF_MEMORY_SECONDS)
-
-    def _schedule_in(self, seconds: float) -> None:
-        with self._lock:
-            if self._waiting:
-                return
-            self._waiting = True
-
-        def schedule() -> None:
-            with self._lock:
-                self._waiting = False
-            self.schedule()
-
-        self._maintenance.merge_later(seconds, schedule)
+            self._reminder.ask(_SHORT_OF_MEMORY_SECONDS)
 
     def _rewrite(self, parts: Sequence[Part], *, applied: int | None, reserved: Charge | None = None) -> None:
         """Put one segment with what is live in *parts* in their place.
@@ -214,10 +253,14 @@ class Compaction:
         try:
             if segment is not None:
                 self._payload_indexes.build(segment, still_wanted=self._is_running)
+                if any(old.index is not None for old, _ in view.segments()):
+                    # Before it takes their place: who searches has an index all the while.
+                    self._indexes.build(segment, still_wanted=self._is_running)
             with self._commit.paused():
                 self._publish(parts, segment, applied)
         except BaseException:
             if segment is not None:
+                self._indexes.discard(segment)
                 self._segments.discard(segment)
             raise
         if segment is not None:

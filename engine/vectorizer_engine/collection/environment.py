@@ -14,13 +14,19 @@ from vectorizer_engine.storage.shared_store import SharedStore
 
 @dataclass(frozen=True, slots=True)
 class ShardLimits:
-    """When a head is sealed and how large segments grow. Sizes in rows and bytes."""
+    """When a head is sealed, how large segments grow, and when no more writes are expected. Sizes in rows and bytes."""
 
     head_points: int = 16_384
     head_bytes: int = 64 * 1024**2
     log_bytes: int = 128 * 1024**2
     sealing_heads: int = 2
     segment_points: int = 4_000_000
+    quiet_seconds: float = 2.0
+    """Without a write for so long, a shard is at rest: what it then does would be done again while more follows."""
+    quiet_head_points: int = 256
+    """At rest a smaller head stays: a search compares that many in 0.01 ms, a filter reads them in 1 ms."""
+    filtered_head_points: int = 4096
+    """Of a head, where payloads are indexed: a filter has no index there, and reads that many in about 15 ms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ is in service: searches go on while it lasts.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ from pathlib import Path
 from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.segment_index import SegmentIndex
+from vectorizer_engine.cores import usable_cores
 from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
 from vectorizer_engine.index import quantized
 from vectorizer_engine.index.backends import BACKENDS
@@ -54,7 +54,7 @@ class SegmentIndexes:
         self._files = files
         self._maintenance = maintenance
         self._rebuild = rebuild
-        self._threads = os.cpu_count() or 1
+        self._threads = usable_cores()
         self._lock = threading.Lock()
         self._held: dict[Segment, SegmentIndex] = {}
         self._closed = False
@@ -86,6 +86,10 @@ class SegmentIndexes:
         bytes_a_point = quantized.build_bytes(sample, dimension, threads=self._threads) / sample
         largest = int(self._memory.limit * 0.75 / bytes_a_point)
         return largest if largest >= WORTH_INDEXING else None
+
+    def affords(self, count: int, dimension: int) -> bool:
+        """Whether a segment of so many points would be searched by HNSW, or is too small to need an index."""
+        return count < WORTH_INDEXING or self._layout_of(count, dimension).layout is SegmentLayout.HNSW_SQ8
 
     def wants(self, segment: Segment) -> bool:
         """Whether *segment* has no index and should."""
@@ -155,11 +159,14 @@ class SegmentIndexes:
 
     def _plan(self, segment: Segment, *, available: int | None = None) -> LayoutPlan:
         """What *segment* would get, with what is *available*: unless it is given, what is now."""
+        return self._layout_of(segment.count, segment.vectors.shape[1], available=available)
+
+    def _layout_of(self, count: int, dimension: int, *, available: int | None = None) -> LayoutPlan:
         if available is None:
             available = self._memory.available(keep=CacheType.HNSW)
         return plan_layout(
-            segment.count,
-            segment.vectors.shape[1],
+            count,
+            dimension,
             self._distance,
             limit=self._memory.limit,
             available=available,

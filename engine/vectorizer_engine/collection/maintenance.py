@@ -113,6 +113,33 @@ class Maintenance:
             worker.close(deadline)
 
 
+class Reminder:
+    """Has one job done some seconds later: once, however often it is asked for, and when the first of all wants it."""
+
+    def __init__(self, later: Callable[[float, Job], None], job: Job) -> None:
+        """*later* is `Maintenance.merge_later`, or another like it."""
+        self._later = later
+        self._job = job
+        self._lock = threading.Lock()
+        self._due: float | None = None
+
+    def ask(self, seconds: float) -> None:
+        """Have it done within so many seconds. Any thread may call."""
+        due = time.monotonic() + seconds
+        with self._lock:
+            if self._due is not None and self._due <= due:
+                return
+            self._due = due
+        self._later(seconds, lambda: self._remind(due))
+
+    def _remind(self, due: float) -> None:
+        with self._lock:
+            if self._due != due:  # it was wanted earlier, and is done
+                return
+            self._due = None
+        self._job()
+
+
 class _Worker:
     """A thread that carries out jobs one after the other, when they are due. It starts with the first of them."""
 

@@ -33,7 +33,7 @@ from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheType
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.data_folder import token_of
-from vectorizer_engine.collection.environment import ShardEnvironment
+from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.indexing import SegmentIndexes
 from vectorizer_engine.collection.operations import (
     ChangePayload,
@@ -45,7 +45,6 @@ from vectorizer_engine.collection.operations import (
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes, Schema
 from vectorizer_engine.collection.sealing import Sealing
 from vectorizer_engine.collection.selection import Selector
-from vectorizer_engine.collection.small_heads import MOST_POINTS, SmallHeads
 from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
 from vectorizer_engine.collection.write_path import WritePath
@@ -131,6 +130,7 @@ class Shard:
             commit=self._commit,
             environment=environment,
             is_running=self._is_running,
+            flush=partial(self.flush, within=_FLUSH_SECONDS),
         )
         self._sealing = Sealing(self._compaction, environment, is_running=self._is_running)
         self._path = WritePath(
@@ -139,13 +139,7 @@ class Shard:
             self._sealing,
             dimension=dimension,
             environment=environment,
-            head_points=partial(self._head_points, dimension, environment.limits.head_points),
-        )
-        self._small_heads = SmallHeads(
-            self._current,
-            environment.maintenance,
-            is_wanted=lambda: self._is_indexed() and self._is_running(),
-            flush=partial(self.flush, within=_FLUSH_SECONDS),
+            head_points=partial(self._head_points, dimension, environment.limits),
         )
         self._maintenance.register(self)
         try:
@@ -155,7 +149,6 @@ class Shard:
             self.close()
             raise
         self._compaction.schedule()
-        self._small_heads.watch()
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -174,7 +167,9 @@ class Shard:
         return self._submit(ChangePayload(self._path, keys, change, charge, accepts), wait=wait)
 
     def delete(self, keys: Sequence[bytes], accepts: Accepts | None, *, wait: bool) -> int:
-        return self._commit.submit(Delete(self._path, keys, accepts), wait=wait)
+        number = self._commit.submit(Delete(self._path, keys, accepts), wait=wait)
+        self._compaction.note_write()
+        return number
 
     def _submit(self, operation: Upsert, *, wait: bool) -> int:
         try:
@@ -184,7 +179,7 @@ class Shard:
         except BaseException:
             operation.charge.release()
             raise
-        self._small_heads.watch()
+        self._compaction.note_write()
         return number
 
     def confirm(self, *, within: float) -> None:
@@ -273,7 +268,6 @@ class Shard:
         for segment, _ in self.view.segments():
             self._payload_indexes.drop_stale(segment)
         self._compaction.schedule()
-        self._small_heads.watch()
 
     def build_payload_indexes(self) -> bool:
         """Build what is missing now, in this thread. False where there is no memory for it: later, then."""
@@ -323,16 +317,13 @@ class Shard:
         self._current.publish(View())
         self._sealing.close()
 
-    def _head_points(self, dimension: int, most: int) -> int:
-        """How many points a head may take: fewer than *most* where what it becomes could have no index otherwise."""
-        if self._is_indexed():
-            most = min(most, MOST_POINTS)
+    def _head_points(self, dimension: int, limits: ShardLimits) -> int:
+        """How many points a head may take: fewer where what it becomes could have no index otherwise."""
+        most = limits.head_points
+        if self._payload_indexes.schema:
+            most = min(most, limits.filtered_head_points)
         largest = self._indexes.largest_segment(dimension)
         return most if largest is None else min(most, largest)
-
-    def _is_indexed(self) -> bool:
-        """Whether payloads are."""
-        return bool(self._payload_indexes.schema)
 
     def _is_running(self) -> bool:
         return not (self._closed.is_set() or self._maintenance.stopping.is_set())

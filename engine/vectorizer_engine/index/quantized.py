@@ -59,7 +59,7 @@ _SMALLEST_SCALED = 1e-36
 """Smaller values count as nothing: float32 has no number to scale them up by."""
 
 _ADDED_SHARE = 1 / 64
-_ADDED_BYTES = 1024**2
+_ADDED_BYTES = 64 * 1024
 """So many vectors are scaled and added at a time: the larger of the two."""
 
 # What faiss holds besides codes and links, checked by tests/engine/index/test_index_memory.py.

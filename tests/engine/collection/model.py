@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ MiB = 1024**2
 
 SMALL = ShardLimits(head_points=8, head_bytes=MiB, log_bytes=4096, sealing_heads=2, segment_points=200)
 """Heads and segments so small that a few writes go through sealing and merging."""
+
+RESTLESS = replace(SMALL, quiet_seconds=0.02, quiet_head_points=3)
+"""So hasty that a pause between two writes is a rest."""
 
 Points = dict[PointId, tuple[np.ndarray, dict[str, Any]]]
 

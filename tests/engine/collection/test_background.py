@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +20,14 @@ from vectorizer_engine.collection import compaction
 from vectorizer_engine.collection import maintenance as maintenance_module
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
-from vectorizer_engine.collection.maintenance import Maintenance
-from vectorizer_engine.collection.merge_policy import FANOUT, Size, choose_merge
+from vectorizer_engine.collection.maintenance import Job, Maintenance, Reminder
+from vectorizer_engine.collection.merge_policy import (
+    FANOUT,
+    REST_SHARE,
+    Size,
+    choose_merge,
+    choose_merge_at_rest,
+)
 from vectorizer_engine.collection.sealing import Sealing
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.errors import CacheMemoryLimitExceeded, StorageFailure
@@ -57,6 +64,55 @@ def test_nothing_is_merged_beyond_the_largest_size() -> None:
 def test_a_segment_that_lost_much_is_rewritten_by_itself() -> None:
     assert choose_merge([Size(100, 71), Size(100, 70)], unit=100, largest=1000) == [1]
     assert choose_merge([Size(100, 0)], unit=100, largest=1000) == [0]
+
+
+def test_at_rest_small_segments_are_merged_into_larger_ones_that_they_are_worth_it_for() -> None:
+    def chosen(*live: int, largest: int = 1_000_000) -> list[int]:
+        return choose_merge_at_rest([Size(rows, rows) for rows in live], largest=largest)
+
+    assert chosen() == []
+    assert chosen(64_000) == []
+    assert chosen(64_000, 4031) == [1, 0]
+    assert chosen(64_000, 1999) == []
+    assert chosen(64_000, 1999, 1) == [2, 1, 0]
+    assert chosen(64_000, 60, 10) == [2, 1]
+    assert chosen(64_000, 4031, largest=68_000) == []
+    assert chosen(100, 64_000, 4031, largest=68_000) == []
+    assert chosen(200, 64_000, 4031, largest=68_000) == [0, 2]
+
+
+@given(st.lists(st.integers(256, 20_000), max_size=60))
+def test_bursts_with_rests_between_them_make_no_point_be_written_again_without_end(bursts: list[int]) -> None:
+    """What rests rewrite is at most `REST_SHARE` + 1 times the new points, once for each doubling of a segment."""
+    segments: list[Size] = []
+    rewritten = 0
+    for burst in bursts:
+        segments.append(Size(burst, burst))
+        while chosen := choose_merge_at_rest(segments, largest=10_000_000):
+            total = sum(segments[index].live for index in chosen)
+            rewritten += total
+            segments = [size for index, size in enumerate(segments) if index not in chosen]
+            segments.append(Size(total, total))
+        assert len(segments) <= 1 + math.log(max(1, sum(bursts)), REST_SHARE)
+    doublings = math.log2(max(2, sum(bursts)) / 256)
+    assert rewritten <= sum(bursts) * (REST_SHARE + 1) * doublings
+
+
+def test_of_several_reminders_the_earliest_counts_and_the_job_is_done_once() -> None:
+    jobs: list[tuple[float, Job]] = []
+    done: list[int] = []
+    reminder = Reminder(lambda seconds, job: jobs.append((seconds, job)), lambda: done.append(1))
+    reminder.ask(30)
+    reminder.ask(2)
+    reminder.ask(10)
+    assert [seconds for seconds, _ in jobs] == [30, 2]
+    jobs[1][1]()
+    assert done == [1]
+    jobs[0][1]()
+    assert done == [1]
+    reminder.ask(10)
+    jobs[2][1]()
+    assert done == [1, 1]
 
 
 def test_jobs_run_in_order_and_a_failing_one_stops_none() -> None:

@@ -26,12 +26,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three collections; one with an indexed segment, deleted points and a log, one with indexed payloads."""
     folder = tmp_path_factory.mktemp("data")
     store = VectorStore.open(
-        folder, memory=CacheMemoryManager(64 * MiB), limits=ShardLimits(head_points=1100)
+        folder,
+        memory=CacheMemoryManager(64 * MiB),
+        limits=ShardLimits(head_points=1100, quiet_head_points=600),
     )
     store.create_collection("small", params()).upsert([1], vectors_of([1]), [None])
     filtered = store.create_collection("filtered", params())
     filtered.create_payload_index("n", FieldType.INTEGER)
-    filtered.upsert(list(range(300)), vectors_of([1] * 300), [{"n": seed} for seed in range(300)])
+    filtered.upsert(list(range(600)), vectors_of([1] * 600), [{"n": seed} for seed in range(600)])
     collection = store.create_collection("large", params())
     for start in range(0, 4950, 550):
         seeds = list(range(start, start + 550))

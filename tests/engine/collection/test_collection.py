@@ -442,7 +442,7 @@ FILES = ["vectors.f32", "points.lmdb", "CHECKSUMS"]
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_sets_one_segment_aside_and_the_rest_is_served(tmp_path: Path, name: str) -> None:
-    store, collection = make(tmp_path, limits=ShardLimits(head_points=8))
+    store, collection = make(tmp_path, limits=ShardLimits(head_points=8, segment_points=8))
     for start in range(0, 24, 8):
         collection.upsert(list(range(start, start + 8)), vectors_of(list(range(8))), [None] * 8)
     collection.upsert([99], vectors_of([1]), [None])

@@ -376,7 +376,7 @@ def test_heads_give_way_and_stay_small_so_that_what_becomes_of_them_is_indexed(
 ) -> None:
     """Under this limit an index of 4,500 vectors can be built, but not beside a head of 2,000 points."""
     monkeypatch.setattr("vectorizer_engine.collection.compaction._SHORT_OF_MEMORY_SECONDS", 0.1)
-    memory = CacheMemoryManager(1_750_000)
+    memory = CacheMemoryManager(1_800_000)
     store = VectorStore.open(tmp_path, memory=memory)
     collection = store.create_collection("c", params(128))
     rows = clustered(6500, 128)

@@ -27,7 +27,7 @@ from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.files import Files
 
 COUNT, DIMENSION = 4950, 24
-LIMITS = ShardLimits(head_points=1100)
+LIMITS = ShardLimits(head_points=1100, quiet_seconds=0.2)
 """Four heads make a segment of 4,400 points, which is worth an index at once."""
 
 
@@ -59,13 +59,60 @@ def recall(collection: Collection, *, ef: int | None = None) -> float:
     )
 
 
-def test_a_collection_is_not_green_while_a_segment_waits_for_quiet_to_be_indexed(tmp_path: Path) -> None:
-    limits = ShardLimits(head_points=4400)
+def test_at_rest_a_collection_becomes_one_indexed_segment_and_was_yellow_until_then(tmp_path: Path) -> None:
+    store = open_at(tmp_path)
+    collection = fill(store)
+    assert not settled(collection)
+    wait_until(lambda: settled(collection))
+    info = collection.info()
+    assert (info.segments, info.indexed_vectors) == (1, COUNT)
+    assert recall(collection) >= 0.97
+    rows = clustered(COUNT, DIMENSION)
+    collection.upsert(range(COUNT, COUNT + 255), rows[:255], [None] * 255)
+    assert settled(collection), "a head that is small enough stays"
+    collection.delete(ids=range(COUNT // 2))
+    assert not settled(collection), "a segment that lost much is written again"
+    wait_until(lambda: settled(collection))
+    assert sorted(part.rows for part in collection._shard.view.parts) == [255, COUNT - COUNT // 2]
+    store.close()
+
+
+def test_searches_have_an_index_while_a_merge_of_indexed_segments_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_at(tmp_path)
+    collection = fill(store)
+    wait_until(lambda: settled(collection))
+    seen: list[int] = []
+
+    def build(*arguments: Any, **options: Any) -> None:
+        quantized.build(*arguments, **options)
+        seen.append(collection.info().indexed_vectors)
+
+    backend = BACKENDS[SegmentLayout.HNSW_SQ8]._replace(build=build)
+    monkeypatch.setitem(BACKENDS, SegmentLayout.HNSW_SQ8, backend)
+    rows = clustered(COUNT, DIMENSION)
+    collection.upsert(range(COUNT, 2 * COUNT), rows, [None] * COUNT)
+    wait_until(lambda: settled(collection))
+    assert collection.info().indexed_vectors == 2 * COUNT
+    assert min(seen) >= COUNT
+    store.close()
+
+
+def test_small_segments_are_indexed_though_writes_go_on_when_no_more_segments_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorizer_engine.collection.compaction._SETTLED_SECONDS", 0.5)
+    limits = ShardLimits(head_points=4400, quiet_seconds=0.3)
     store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB), limits=limits)
     collection = fill(store)
-    wait_until(lambda: collection.info().layouts)
-    wait_until(lambda: settled(collection))
-    assert collection.info().indexed_vectors >= 4400
+    row = clustered(1, DIMENSION)
+
+    def is_indexed() -> bool:
+        collection.upsert([COUNT], row, [None])
+        return collection.info().indexed_vectors >= 4400
+
+    wait_until(is_indexed)
     store.close()
 
 
@@ -211,10 +258,10 @@ def test_a_segment_whose_memory_went_to_somebody_quicker_is_indexed_later(
 def test_manhattan_is_served_exactly_and_says_so(tmp_path: Path) -> None:
     store = open_at(tmp_path)
     collection = fill(store, Distance.MANHATTAN)
-    wait_until(lambda: settled(collection) and len(collection.info().layouts) == 1)
-    (layout,) = collection.info().layouts
-    assert layout.layout == "exact"
-    assert "Manhattan" in layout.reason
+    wait_until(lambda: settled(collection) and collection.info().layouts)
+    largest = max(collection.info().layouts)
+    assert largest.layout == "exact"
+    assert "Manhattan" in largest.reason
     assert recall(collection) == 1
     store.close()
 
@@ -265,11 +312,21 @@ def test_a_build_that_outlasts_the_stop_is_thrown_away_and_done_after_the_next_s
     store.close()
 
 
-def test_a_collection_that_is_deleted_while_it_is_indexed_leaves_nothing(tmp_path: Path) -> None:
+def test_a_collection_that_is_deleted_while_it_is_indexed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def build(*arguments: Any, **options: Any) -> None:
+        begun.set()
+        quantized.build(*arguments, **options)
+
+    backend = BACKENDS[SegmentLayout.HNSW_SQ8]._replace(build=build)
+    monkeypatch.setitem(BACKENDS, SegmentLayout.HNSW_SQ8, backend)
     memory = CacheMemoryManager(64 * MiB)
     store = open_at(tmp_path, memory=memory)
-    collection = fill(store)
-    wait_until(lambda: bool(list(tmp_path.rglob("*.unfinished"))) or indexed(collection))
+    fill(store)
+    assert begun.wait(20)
     store.delete_collection("c")
     wait_until(lambda: memory.snapshot().used == 0)
     assert list((tmp_path / "collections").iterdir()) == []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.engine.collection.model import (
+    RESTLESS,
     Points,
     assert_same,
     everything,
@@ -37,7 +38,7 @@ class CollectionMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.life = 0
         self.disk = ForgetfulDisk()
-        self.store = open_store(self.folder, files=self.disk)
+        self.store = open_store(self.folder, files=self.disk, limits=RESTLESS)
         self.collection = self.store.create_collection("c", params())
         self.model: Points = {}
 
@@ -101,7 +102,7 @@ class CollectionMachine(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.store = open_store(self.folder, files=self.disk)
+        self.store = open_store(self.folder, files=self.disk, limits=RESTLESS)
         self.collection = self.store.collection("c")
         assert self.collection.info().problems == ()
 

@@ -17,7 +17,6 @@ from tests.engine.collection.model import MiB, params, vectors_of
 from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
-from vectorizer_engine.collection import small_heads
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.compaction import Compaction
@@ -33,7 +32,7 @@ from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment import Segment
 
 COUNT = 1000
-LIMITS = ShardLimits(head_points=250)
+LIMITS = ShardLimits(head_points=250, quiet_seconds=0.1)
 FILE = "*.payload-index"
 
 
@@ -171,7 +170,6 @@ def test_the_schema_and_the_indexes_are_there_after_a_restart(tmp_path: Path) ->
 def test_a_head_that_could_not_be_sealed_when_writes_had_ceased_is_sealed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_heads, "QUIET_SECONDS", 0.1)
     paused = GroupCommit.paused
     failures = iter(["what became of an earlier write is not known"])
 
@@ -181,7 +179,8 @@ def test_a_head_that_could_not_be_sealed_when_writes_had_ceased_is_sealed_later(
         return paused(commit, within=within)
 
     monkeypatch.setattr(GroupCommit, "paused", fail_once)
-    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB))
+    limits = ShardLimits(quiet_seconds=0.1)
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB), limits=limits)
     collection = store.create_collection("c", params())
     collection.create_payload_index("group", FieldType.INTEGER)
     fill(collection, 0, 500)
@@ -190,19 +189,14 @@ def test_a_head_that_could_not_be_sealed_when_writes_had_ceased_is_sealed_later(
     store.close()
 
 
-def test_a_head_is_sealed_when_writes_have_ceased_so_that_it_has_indexes_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(small_heads, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(small_heads, "MOST_POINTS", 200)
-    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB))
-    plain = store.create_collection("plain", params())
+def test_a_head_is_sealed_when_writes_have_ceased_so_that_it_has_indexes_too(tmp_path: Path) -> None:
+    store = VectorStore.open(
+        tmp_path, memory=CacheMemoryManager(64 * MiB), limits=ShardLimits(quiet_seconds=0.1)
+    )
     indexed = store.create_collection("indexed", params())
     indexed.create_payload_index("group", FieldType.INTEGER)
-    for collection in (plain, indexed):
-        fill(collection, 0, 500)
+    fill(indexed, 0, 500)
     wait_until(lambda: sum(segment.count for segment in sealed(indexed)) == 500)
-    assert sealed(plain) == []
     fill(indexed, 500, 250)
     indexed.upsert([1], vectors_of([1]), [{"group": 3}])
     wait_until(lambda: indexed.info().segments == len(sealed(indexed)) + 1 and settled(indexed))
