@@ -26,6 +26,11 @@ def write(call: Call) -> Plain:
     return Plain(_store(call).router.answer(call.body), content_type=_MSGPACK)
 
 
+def release(call: Call) -> Plain:
+    """Let go of a shard that another member is to serve: see `distributed.succession`."""
+    return Plain(_store(call).release(call.body), content_type=_MSGPACK)
+
+
 def refresh_catalog(call: Call) -> Plain:
     """Another member has made or deleted a collection."""
     _store(call).refresh()
@@ -33,9 +38,13 @@ def refresh_catalog(call: Call) -> Plain:
 
 
 def get_topology(call: Call) -> Plain:
-    """The newest topology that this member knows, and how many shards it is `waiting` to serve by it."""
+    """The newest topology that this member knows, and how far it is with it.
+
+    `waiting` is how many shards it is to serve and does not yet, `leaving` how many it serves until others do.
+    """
     store = _store(call)
-    known = msgspec.to_builtins(store.topology.current) | {"waiting": store.waiting}
+    known = msgspec.to_builtins(store.topology.current)
+    known |= {"waiting": store.waiting, "leaving": store.leaving}
     return Plain(encode(known), content_type=_JSON)
 
 

@@ -12,7 +12,9 @@ from vectorizer_engine.api import collections, internal, payload_index, points, 
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.router import Route, Where
-from vectorizer_engine.distributed.router import CATALOG_PATH, READ_PATH, TOPOLOGY_PATH, WRITE_PATH
+from vectorizer_engine.distributed.gossip import TOPOLOGY_PATH
+from vectorizer_engine.distributed.router import CATALOG_PATH, READ_PATH, WRITE_PATH
+from vectorizer_engine.distributed.succession import RELEASE_PATH
 
 _Handler = Callable[[Call], Answer]
 
@@ -105,6 +107,7 @@ ROUTES: tuple[Route, ...] = (
     _read("POST", f"{_P}/query/batch", search.query_batch),
     _internal("POST", READ_PATH, internal.read, Where.READERS),
     _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
+    _internal("POST", RELEASE_PATH, internal.release, Where.WRITERS),
     _internal("POST", CATALOG_PATH, internal.refresh_catalog, Where.WRITERS),
     _internal("GET", TOPOLOGY_PATH, internal.get_topology, Where.LOOP),
     _internal("PUT", TOPOLOGY_PATH, internal.put_topology, Where.WRITERS),

@@ -7,10 +7,12 @@ not, and that it may be sent somewhere else. `NotAnswered` says that nobody know
 from __future__ import annotations
 
 import http.client
+import math
 import select
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vectorizer_engine.distributed.topology import Member
@@ -20,6 +22,9 @@ CONNECT_SECONDS = 1.0
 
 IDLE_SECONDS = 30.0
 """After so long a connection is not used again: well before the other side closes it."""
+
+GLANCE_SECONDS = 0.05
+"""How often whoever waits for an answer looks whether to go on waiting."""
 
 MOST_IDLE = 16
 """So many connections are kept open to each member."""
@@ -53,14 +58,13 @@ class Peers:
         *seconds* is how long the answer may take.
         """
         connection = self._connection(member.address)
-        assert connection.sock is not None, "it is connected"
         connection.sock.settimeout(seconds)
         try:
             connection.request(method, path, body, self._headers)
         except OSError as error:
             connection.close()
             raise NotAnswered(f"{member.name} at {member.address}: {error}") from error
-        return Asked(self, member, connection)
+        return Asked(self, member, connection, deadline=time.monotonic() + seconds)
 
     def ask(self, member: Member, method: str, path: str, body: bytes = b"", *, seconds: float) -> Answer:
         """`send`, and the answer."""
@@ -104,13 +108,23 @@ class Peers:
 class Asked:
     """A request under way."""
 
-    def __init__(self, peers: Peers, member: Member, connection: http.client.HTTPConnection) -> None:
+    def __init__(
+        self, peers: Peers, member: Member, connection: http.client.HTTPConnection, *, deadline: float
+    ) -> None:
         self._peers = peers
         self._member = member
         self._connection = connection
+        self._deadline = deadline
 
-    def answer(self) -> Answer:
-        """Raises NotAnswered."""
+    def answer(self, *, within: Callable[[], float] = lambda: math.inf) -> Answer:
+        """The answer. Raises NotAnswered.
+
+        *within* is asked again and again how many seconds from now on it is still waited for.
+        """
+        while not _has_news(self._connection, GLANCE_SECONDS):
+            if min(within(), self._deadline - time.monotonic()) <= 0:
+                self._connection.close()
+                raise NotAnswered(f"{self._member.name} at {self._member.address} did not answer in time")
         try:
             response = self._connection.getresponse()
             body = response.read()
@@ -125,8 +139,8 @@ class Asked:
         return Answer(response.status, body)
 
 
-def _has_news(connection: http.client.HTTPConnection) -> bool:
-    """Whether something came on an idle connection, which can only be its end."""
+def _has_news(connection: http.client.HTTPConnection, seconds: float = 0.0) -> bool:
+    """Whether something comes on a connection. On an idle one that can only be its end."""
     poll = select.poll()
     poll.register(connection.sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(1000 * seconds))

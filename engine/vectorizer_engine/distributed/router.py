@@ -1,29 +1,30 @@
 """Bringing operations to the shards, wherever they are, and their results back.
 
-Shards that another member has are asked over HTTP, all members at once; those of this member directly. Where a shard
-has moved, or its member cannot be reached, a newer topology is waited for and the shard is asked again, until the
-patience ends. A write is sent again only if it was certainly not carried out. The result is complete or an error.
+Shards that another member has are asked over HTTP, all members at once; those of this member directly. A shard that is
+moving is with its new owner or still with the one before, so both are asked in turn, until the patience ends. A write
+is sent again only if it was certainly not carried out. The result is complete or an error.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from vectorizer_engine.distributed.held_shards import HeldShards, NotHeld, ShardId
+from vectorizer_engine.distributed.gossip import Gossip
+from vectorizer_engine.distributed.held_shard import NotHeld, ShardId
+from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.operations import AnyOperation, Operation
-from vectorizer_engine.distributed.peers import Answer, Asked, NotAnswered, NotSent, Peers
+from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import (
     AnsweredElsewhere,
     CollectionGone,
-    CollectionNotFound,
     EngineError,
     Fenced,
     InvalidRequest,
@@ -31,8 +32,6 @@ from vectorizer_engine.errors import (
     StoreClosed,
     WriteInDoubt,
 )
-
-logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 """So long a request waits for shards that move, in seconds."""
@@ -42,6 +41,9 @@ READ_SECONDS = 5.0
 
 WRITE_SECONDS = 45.0
 """How long a member may take to answer a write: it waits up to 30 s for the store by itself."""
+
+REPLACED_SECONDS = 10.0
+"""How long a write is still waited for at a member that serves the shard no more by a newer topology."""
 
 WRITERS = 32
 """So many shards are written to at a time by requests that write to several."""
@@ -53,7 +55,6 @@ OPEN_SECONDS = 3.0
 """How long a shard that is being opened is waited for at a time. Below `READ_SECONDS`, so that this is told in time."""
 
 READ_PATH, WRITE_PATH = "/internal/read", "/internal/write"
-TOPOLOGY_PATH = "/internal/topology"
 CATALOG_PATH = "/internal/catalog"
 
 
@@ -80,11 +81,15 @@ class Done(msgspec.Struct, array_like=True):
 
 
 class Response(msgspec.Struct, array_like=True):
-    """What was done, and which shards are not here. `version` is that of the topology of whoever answers."""
+    """What was done, and which shards are not here. `version` is that of the topology of whoever answers.
+
+    Those in `with_former` will be, and are still with the owner before.
+    """
 
     version: int
     done: list[Done]
     moved: list[int]
+    with_former: list[int]
 
 
 class _RawDone(msgspec.Struct, array_like=True):
@@ -96,6 +101,7 @@ class _RawResponse(msgspec.Struct, array_like=True):
     version: int
     done: list[_RawDone]
     moved: list[int]
+    with_former: list[int]
 
 
 _request = msgspec.msgpack.Decoder(Request)
@@ -111,6 +117,7 @@ class Router:
         topology: KnownTopology,
         held: HeldShards,
         peers: Peers,
+        gossip: Gossip,
         *,
         readers: int,
         knows: Callable[[str], bool],
@@ -123,124 +130,167 @@ class Router:
         self._topology = topology
         self._held = held
         self._peers = peers
+        self._gossip = gossip
         self._knows = knows
         self._reading = threading.BoundedSemaphore(readers)
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="shard-writer")
 
     def close(self) -> None:
-        self._writers.shutdown(cancel_futures=True)
-        self._peers.close()
+        self._writers.shutdown()
 
     # --- asking ----------------------------------------------------------------------------------------
 
     def ask(self, token: str, name: str, operations: Mapping[int, Operation]) -> Any:
         """The merged result of *operations*, by shard, of the collection *name*.
 
-        Raises ShardsUnavailable that names the shards, WriteInDoubt, CollectionNotFound, AnsweredElsewhere, and what
-        the operations raise here.
+        Raises ShardsUnavailable that names the shards, WriteInDoubt, CollectionGone, AnsweredElsewhere, and what the
+        operations raise here.
         """
         operation = next(iter(operations.values()))
         pending = dict(operations)
+        to_former: set[int] = set()
         results: list[Any] = []
         why: dict[int, str] = {}
         deadline = time.monotonic() + PATIENCE
         while True:
             topology = self._topology.current
-            for done in self._round(token, name, topology, pending, why, deadline):
+            asked = self._choose(token, topology, pending, to_former)
+            to_former = set()
+            for done in self._round(token, topology, asked, why, to_former, deadline):
                 results.append(done.result)
                 for shard in done.shards:
                     del pending[shard]
             if not pending:
                 return _merged(operation, results)
+            if not topology.members:
+                raise _unavailable(name, dict.fromkeys(pending, "no member is known that could serve it"))
             if time.monotonic() >= deadline:
                 raise _unavailable(name, {shard: why.get(shard, "it is moving") for shard in pending})
-            self._topology.wait_for_newer(topology.version, seconds=PAUSE_SECONDS)
-            if self._topology.current is topology:
-                self._look_for_newer(topology)
+            if not to_former:
+                self._gossip.look()
+                self._topology.wait_for_newer(topology.version, seconds=PAUSE_SECONDS)
+
+    def _choose(
+        self, token: str, topology: Topology, pending: Mapping[int, Operation], to_former: set[int]
+    ) -> dict[Member | None, dict[int, Operation]]:
+        """Whom to ask for which shards; None is this member. Shards *to_former* are still with their former owner."""
+        asked: dict[Member | None, dict[int, Operation]] = {}
+        for shard, operation in pending.items():
+            member = topology.owner(token, shard)
+            if shard in to_former:
+                member = topology.former_owner(token, shard) or member
+            if member is None:
+                continue
+            is_here = member.name == self._name or self._held.serves(ShardId(token, shard))
+            asked.setdefault(None if is_here else member, {})[shard] = operation
+        return asked
 
     def _round(
         self,
         token: str,
-        name: str,
         topology: Topology,
-        pending: Mapping[int, Operation],
+        asked: Mapping[Member | None, dict[int, Operation]],
         why: dict[int, str],
+        to_former: set[int],
         deadline: float,
-    ) -> Iterator[Done]:
-        """Ask each owner once. What was not done is left in *pending*, with the reason in *why*."""
-        owners: dict[Member, dict[int, Operation]] = {}
-        for shard, operation in pending.items():
-            owner = topology.owner(token, shard)
-            if owner is None:
-                why[shard] = "no member is known that could serve it"
-            else:
-                owners.setdefault(owner, {})[shard] = operation
-        mine: dict[int, Operation] = {}
-        under_way: list[tuple[Member, dict[int, Operation], Asked]] = []
-        for owner, operations in owners.items():
-            if owner.name == self._name:
-                mine = operations
-                continue
-            try:
-                under_way.append((owner, operations, self._send(owner, token, topology.version, operations)))
-            except NotSent as error:
-                why.update(dict.fromkeys(operations, f"{owner.name} cannot be reached ({error})"))
-            except NotAnswered as error:
-                self._not_answered(operations, error, why)
-        local: EngineError | None = None
-        done: list[Done] = []
-        if mine:
-            try:
-                done, _ = self._perform(token, _jobs(mine), min(deadline, time.monotonic() + OPEN_SECONDS))
-            except EngineError as error:
-                local = error  # answers that are under way are to be read first
-        for owner, operations, asked in under_way:
-            try:
-                answer = asked.answer()
-            except NotAnswered as error:
-                self._not_answered(operations, error, why)
-                continue
-            done += self._accept(owner, name, operations, answer, why)
-        if local is not None:
-            raise local
-        yield from done
+    ) -> list[Done]:
+        """Ask each member once. Of what was not done, the reason is left in *why*.
 
-    def _send(self, owner: Member, token: str, version: int, operations: Mapping[int, Operation]) -> Asked:
+        Added *to_former* are shards that their new owner has not got yet, or that cannot be asked.
+        """
+        failure: EngineError | None = None
+        under_way: list[_UnderWay] = []
+        for member, operations in asked.items():
+            if member is None:
+                continue
+            try:
+                under_way.append(
+                    _UnderWay(member, operations, self._send(member, token, topology.version, operations))
+                )
+            except NotSent as error:
+                why.update(dict.fromkeys(operations, f"{member.name} cannot be reached ({error})"))
+                to_former.update(
+                    shard for shard in operations if _is_with(member, topology.owner(token, shard))
+                )
+            except NotAnswered as error:
+                failure = _not_answered(operations, error, why)
+        done: list[Done] = []
+        if mine := asked.get(None):
+            try:
+                local = self._perform(token, _jobs(mine), min(deadline, time.monotonic() + OPEN_SECONDS))
+                done = local.done
+                to_former.update(local.with_former)
+                why.update(dict.fromkeys(local.moved + local.with_former, "it is being opened"))
+            except EngineError as error:
+                failure = failure or error
+        for each in under_way:  # all answers are read, also after one that is an error
+            try:
+                done += self._answered(token, topology, each, why, to_former)
+            except EngineError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return done
+
+    def _send(self, member: Member, token: str, version: int, operations: Mapping[int, Operation]) -> Asked:
         writes = next(iter(operations.values())).writes
         body = msgspec.msgpack.encode(Request(token, version, _jobs(operations)))
         path, seconds = (WRITE_PATH, WRITE_SECONDS) if writes else (READ_PATH, READ_SECONDS)
-        return self._peers.send(owner, "POST", path, body, seconds=seconds)
+        return self._peers.send(member, "POST", path, body, seconds=seconds)
 
-    def _not_answered(
-        self, operations: Mapping[int, Operation], error: NotAnswered, why: dict[int, str]
-    ) -> None:
-        """Raises WriteInDoubt for what may have been carried out."""
-        if next(iter(operations.values())).writes:
-            raise WriteInDoubt(
-                f"{error}: whether it wrote to shards {_listed(operations)} is not known; send the write again"
-            ) from None
-        why.update(dict.fromkeys(operations, str(error)))
-
-    def _accept(
+    def _answered(
         self,
-        owner: Member,
-        name: str,
-        operations: Mapping[int, Operation],
-        answer: Answer,
+        token: str,
+        topology: Topology,
+        under_way: _UnderWay,
         why: dict[int, str],
+        to_former: set[int],
     ) -> list[Done]:
+        member, operations, asked = under_way
+        try:
+            answer = asked.answer(within=self._patience_with(member, token, topology, operations))
+        except NotAnswered as error:
+            if failure := _not_answered(operations, error, why):
+                raise failure from None
+            return []
         if answer.status == 503:
-            why.update(dict.fromkeys(operations, f"{owner.name} is starting or stopping"))
+            why.update(dict.fromkeys(operations, f"{member.name} is starting or stopping"))
             return []
         if answer.status == 410:
-            raise CollectionNotFound(name)
+            raise CollectionGone(token)
         if answer.status != 200:
             raise AnsweredElsewhere(answer.status, msgspec.json.decode(answer.body))
         response = _response.decode(answer.body)
-        self._exchange(owner, response.version)
+        self._gossip.heard(member, response.version)
         result = next(iter(operations.values())).result
-        why.update(dict.fromkeys(response.moved, f"{owner.name} does not serve it"))
+        to_former.update(response.with_former)
+        why.update(
+            dict.fromkeys(response.moved + response.with_former, f"{member.name} does not serve it yet")
+        )
         return [Done(done.shards, msgspec.msgpack.decode(done.result, type=result)) for done in response.done]
+
+    def _patience_with(
+        self, member: Member, token: str, topology: Topology, operations: Mapping[int, Operation]
+    ) -> Callable[[], float]:
+        """How many seconds *member* may still take: few, where others are known to serve its shards, or to be about to.
+
+        A frozen member would keep everybody waiting otherwise.
+        """
+        writes = next(iter(operations.values())).writes
+        known_since: float | None = None
+
+        def left() -> float:
+            nonlocal known_since
+            current = self._topology.current
+            if all(_is_with(member, current.owner(token, shard)) for shard in operations):
+                return math.inf
+            if not writes:
+                return math.inf if current is topology else 0.0
+            now = time.monotonic()
+            known_since = known_since or now
+            return known_since + REPLACED_SECONDS - now
+
+        return left
 
     # --- answering -------------------------------------------------------------------------------------
 
@@ -252,11 +302,12 @@ class Router:
             raise InvalidRequest(f"not a request of a member of this cluster: {error}") from None
         if not self._knows(request.token):
             raise CollectionGone(request.token)
-        done, moved = self._perform(request.token, request.jobs, time.monotonic() + OPEN_SECONDS)
-        return msgspec.msgpack.encode(Response(self._topology.current.version, done, moved))
+        return msgspec.msgpack.encode(
+            self._perform(request.token, request.jobs, time.monotonic() + OPEN_SECONDS)
+        )
 
-    def _perform(self, token: str, jobs: list[Job], deadline: float) -> tuple[list[Done], list[int]]:
-        """Carry out what is for shards of this member. Returns the results, and which shards are not here."""
+    def _perform(self, token: str, jobs: list[Job], deadline: float) -> Response:
+        """Carry out what is for shards of this member."""
         singles = [(ShardId(token, shard), job.operation) for job in jobs for shard in job.shards]
         if len(singles) > 1 and singles[0][1].writes:
             # Each waits for a put of its own, so they wait together.
@@ -264,21 +315,21 @@ class Router:
             outcomes = iter([future.result() for future in futures])
         else:
             outcomes = (self._attempt(*single, deadline) for single in singles)
-        done: list[Done] = []
-        moved: list[int] = []
+        response = Response(self._topology.current.version, [], [], [])
         for job in jobs:
             results: dict[int, Any] = {}
             for shard in job.shards:
                 outcome = next(outcomes)
                 if isinstance(outcome, NotHeld):
-                    moved.append(shard)
+                    (response.with_former if outcome.with_former else response.moved).append(shard)
                 elif isinstance(outcome, EngineError):
                     raise outcome
                 else:
                     results[shard] = outcome
             if results:
-                done.append(Done(list(results), _merged(job.operation, list(results.values()))))
-        return done, moved
+                merged = _merged(job.operation, list(results.values()))
+                response.done.append(Done(list(results), merged))
+        return response
 
     def _attempt(self, shard: ShardId, operation: Operation, deadline: float) -> Any:
         """Its result, or the error, so that what runs beside it ends before that is raised."""
@@ -291,59 +342,39 @@ class Router:
         """Raises NotHeld where nothing was done because another member has the shard."""
         held = self._held.get(shard, deadline=deadline)
         try:
-            if operation.writes:
-                return operation.run(held.collection)
-            held.confirm()
-            with self._reading:
-                return operation.run(held.collection)
+            with held.used() as collection:
+                if operation.writes:
+                    return operation.run(collection)
+                held.confirm()
+                with self._reading:
+                    return operation.run(collection)
         except Fenced:
             self._held.lost(shard, held)
             raise NotHeld from None
         except StoreClosed:  # it was given up in this moment
             raise NotHeld from None
 
-    # --- topology --------------------------------------------------------------------------------------
 
-    def _exchange(self, member: Member, version: int) -> None:
-        """Give *member*, which knows the topology of *version*, the newer one, or take it."""
-        current = self._topology.current
-        try:
-            if version > current.version:
-                self._take(member)
-            elif version < current.version:
-                body = msgspec.json.encode(current)
-                self._peers.ask(member, "PUT", TOPOLOGY_PATH, body, seconds=READ_SECONDS)
-        except (NotSent, NotAnswered, EngineError) as error:
-            logger.warning("the topology could not be exchanged with %s: %s", member.name, error)
+class _UnderWay(NamedTuple):
+    member: Member
+    operations: dict[int, Operation]
+    asked: Asked
 
-    def _take(self, member: Member) -> None:
-        answer = self._peers.ask(member, "GET", TOPOLOGY_PATH, seconds=READ_SECONDS)
-        if answer.status == 200:
-            self._topology.adopt(msgspec.json.decode(answer.body, type=Topology))
 
-    def _look_for_newer(self, topology: Topology) -> None:
-        """Ask the others whether they know more."""
-        for member in topology.members:
-            if member.name != self._name:
-                try:
-                    self._take(member)
-                except (NotSent, NotAnswered, EngineError):
-                    continue
+def _is_with(member: Member, owner: Member | None) -> bool:
+    return owner is not None and owner.name == member.name
 
-    def tell(self, path: str) -> None:
-        """POST to each other member; those that do not answer will find out by themselves."""
-        asked = []
-        for member in self._topology.current.members:
-            if member.name != self._name:
-                try:
-                    asked.append(self._peers.send(member, "POST", path, b"", seconds=READ_SECONDS))
-                except (NotSent, NotAnswered) as error:
-                    logger.warning("%s was not told: %s", member.name, error)
-        for each in asked:
-            try:
-                each.answer()
-            except NotAnswered as error:
-                logger.warning("a member did not confirm what it was told: %s", error)
+
+def _not_answered(
+    operations: Mapping[int, Operation], error: NotAnswered, why: dict[int, str]
+) -> WriteInDoubt | None:
+    """What to say of a write, which may have been carried out. A read can be repeated."""
+    why.update(dict.fromkeys(operations, str(error)))
+    if not next(iter(operations.values())).writes:
+        return None
+    return WriteInDoubt(
+        f"{error}: whether it wrote to shards {_listed(operations)} is not known; send the write again"
+    )
 
 
 def _jobs(operations: Mapping[int, Operation]) -> list[Job]:

@@ -10,7 +10,8 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,15 +43,25 @@ from vectorizer_engine.collection.shared_collections import (
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.config import ObjectStoreConfig
-from vectorizer_engine.distributed.held_shards import LEASE_SECONDS, HeldShard, HeldShards, ShardId
+from vectorizer_engine.distributed.gossip import Gossip
+from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
+from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.peers import Peers
 from vectorizer_engine.distributed.router import CATALOG_PATH, Router
 from vectorizer_engine.distributed.spread import SpreadCollection
+from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
-from vectorizer_engine.errors import CollectionNotFound, InvalidRequest, StoreClosed, WriteInDoubt
+from vectorizer_engine.errors import (
+    CollectionGone,
+    CollectionNotFound,
+    InvalidRequest,
+    StoreClosed,
+    WriteInDoubt,
+)
 from vectorizer_engine.storage.catalog import Unconfirmed
 from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.files import Files, disk_errors
+from vectorizer_engine.storage.object_log import new_writer
 from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
 
@@ -94,8 +105,22 @@ class DistributedStore:
             memory, Maintenance(), files, path / "scratch", limits, shared, observe_append
         )
         self.topology = KnownTopology(path, files=files)
-        self._held = HeldShards(self._open_shard, closed=self._let_go)
-        self.router = Router(name, self.topology, self._held, Peers(key), readers=readers, knows=self._knows)
+        self._peers = Peers(key)
+        self._gossip = Gossip(name, self.topology, self._peers)
+        self._held = HeldShards(
+            self._open_shard,
+            Handover(self.topology, self._peers, copy_ahead=self._copy_ahead),
+            closed=self._let_go,
+        )
+        self.router = Router(
+            name,
+            self.topology,
+            self._held,
+            self._peers,
+            self._gossip,
+            readers=readers,
+            knows=self._knows,
+        )
         # Held while what follows is made to fit the catalog and the topology.
         self._lock = threading.Lock()
         self._collections: dict[str, SpreadCollection] = {}
@@ -178,6 +203,17 @@ class DistributedStore:
         return self._held.waiting()
 
     @property
+    def leaving(self) -> int:
+        """How many shards this member serves until others do, which are to."""
+        return self._held.leaving()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether others should take shards over before this member ends."""
+        others = [member for member in self.topology.current.members if member.name != self._name]
+        return bool(others) and bool(self._held.open_now() or self.leaving)
+
+    @property
     def not_ready(self) -> str | None:
         """Why this member does not serve yet what it should, in words.
 
@@ -216,8 +252,8 @@ class DistributedStore:
                     f"cannot tell whether collection '{name}' was created: {error}: send it again"
                 ) from error
         self._fit()
-        self.router.tell(CATALOG_PATH)
-        return self._collections[token]
+        self._gossip.tell(CATALOG_PATH)
+        return self._collection(token, created)
 
     def delete_collection(self, name: str, *, tenant: str = NO_TENANT) -> bool:
         """Delete for good. False where there is no such collection. Raises WriteInDoubt."""
@@ -234,7 +270,9 @@ class DistributedStore:
                     f"cannot tell whether collection '{name}' was deleted: {error}: send it again"
                 ) from error
         self._fit()
-        self.router.tell(CATALOG_PATH)
+        if not self._gossip.tell(CATALOG_PATH):
+            # Who does not know yet that it is gone may answer reads of it for so long.
+            time.sleep(LEASE_SECONDS)
         if deleted:
             purge_shared(self._shared, token)
         return deleted
@@ -267,6 +305,12 @@ class DistributedStore:
         """The shards that this member serves, each as a collection of its own."""
         return [held.collection for held in self._held.open_now()]
 
+    def release(self, body: bytes | bytearray) -> bytes:
+        """Let go of a shard that another member asks for; see `succession`."""
+        return answer_release(
+            body, self.topology, lambda shard: self._held.release(shard, seconds=RELEASE_SECONDS)
+        )
+
     def refresh(self) -> None:
         """See what others have made and deleted. Raises StorageFailure."""
         with disk_errors("read the catalog"):
@@ -281,6 +325,8 @@ class DistributedStore:
         self._environment.maintenance.close()
         self._held.close()
         self.router.close()
+        self._gossip.close()
+        self._peers.close()
         for results in self._results.values():
             results.clear()
         os.close(self._lock_file)
@@ -321,11 +367,14 @@ class DistributedStore:
             self._by_path = {entries[token].path: each for token, each in self._collections.items()}
             topology = self.topology.current
             self._held.want(
-                ShardId(collection.token, number)
-                for collection in self._collections.values()
-                for number in range(collection.shards)
-                if (owner := topology.owner(collection.token, number)) is not None
-                and owner.name == self._name
+                (
+                    ShardId(collection.token, number)
+                    for collection in self._collections.values()
+                    for number in range(collection.shards)
+                    if (owner := topology.owner(collection.token, number)) is not None
+                    and owner.name == self._name
+                ),
+                existing=lambda shard: shard.token in self._collections,
             )
 
     def _collection(self, token: str, described: Description) -> SpreadCollection:
@@ -338,16 +387,24 @@ class DistributedStore:
             router=self.router,
         )
 
-    def _open_shard(self, shard: ShardId) -> HeldShard:
+    def _copy_ahead(self, shard: ShardId, still_wanted: Callable[[], bool]) -> None:
         """Raises EngineError."""
-        entry = self._shared.catalog.entries.get(shard.token)
-        if entry is None or entry.deleted:
-            raise CollectionNotFound(shard.token)
-        described = decode_description(entry)
-        folder = self._folder(shard.token, described) / described.shard_names[shard.number]
-        with disk_errors(f"open {folder}"):
-            self._files.make_folder(folder)
-        environment = replace(self._environment, memory=self._memory.account(described.tenant))
+        described = self._described(shard)
+        with disk_errors(f"copy shard {shard.number} of '{described.name}'"):
+            self._shared.copy_ahead(
+                self._make_folder(shard, described), shard.token, files=self._files, wanted=still_wanted
+            )
+
+    def _open_shard(self, shard: ShardId, predecessor: bytes | None) -> HeldShard:
+        """Raises EngineError."""
+        described = self._described(shard)
+        folder = self._make_folder(shard, described)
+        succession = new_writer(after=predecessor)
+        environment = replace(
+            self._environment,
+            memory=self._memory.account(described.tenant),
+            shared=self._shared.opened_by(succession),
+        )
         opened = Shard(folder, described.params, environment)
         collection = Collection(
             described.name,
@@ -356,7 +413,24 @@ class DistributedStore:
             tenant=described.tenant,
             results=self._results.get(described.tenant),
         )
-        return HeldShard(opened, collection)
+        return HeldShard(opened, collection, succession.writer)
+
+    def _described(self, shard: ShardId) -> Description:
+        """After a look into the catalog: the log of a collection that was deleted must not be opened.
+
+        Raises CollectionGone, StorageFailure.
+        """
+        with disk_errors("read the catalog"):
+            entry = self._shared.catalog.refresh().get(shard.token)
+        if entry is None or entry.deleted:
+            raise CollectionGone(shard.token)
+        return decode_description(entry)
+
+    def _make_folder(self, shard: ShardId, described: Description) -> Path:
+        folder = self._folder(shard.token, described) / described.shard_names[shard.number]
+        with disk_errors(f"open {folder}"):
+            self._files.make_folder(folder)
+        return folder
 
     def _folder(self, token: str, described: Description) -> Path:
         return self._root / f"{folder_stem(described.name, described.tenant)}.{token}"

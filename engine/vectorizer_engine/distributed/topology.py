@@ -18,7 +18,7 @@ import msgspec
 
 from vectorizer_engine.errors import InvalidRequest, StoreCorrupt
 from vectorizer_engine.storage.checked_text import decode_checked, encode_checked
-from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.files import Files, disk_errors
 
 FILE_NAME = "TOPOLOGY"
 
@@ -31,10 +31,15 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """Who serves. Of two topologies the one with the higher version counts."""
+    """Who serves. Of two topologies the one with the higher version counts.
+
+    `previous` are the members before, who serve their shards until those that get them are ready. Whoever does not say
+    it leaves that to the members, which remember whom they knew.
+    """
 
     version: Annotated[int, msgspec.Meta(ge=0)]
     members: tuple[Member, ...]
+    previous: tuple[Member, ...] = ()
 
     def member(self, name: str) -> Member | None:
         return next((member for member in self.members if member.name == name), None)
@@ -45,7 +50,18 @@ class Topology(msgspec.Struct, frozen=True):
         Rendezvous hashing (Thaler and Ravishankar, 1998): each member has a number for each shard, and the largest
         wins. So a member that leaves gives away its own shards only, and one that joins takes only what it will keep.
         """
-        return max(self.members, key=lambda member: _weight(member, token, shard), default=None)
+        return _heaviest(self.members, token, shard)
+
+    def former_owner(self, token: str, shard: int) -> Member | None:
+        """Who served a shard before, if that was another member than it is now."""
+        owner, former = self.owner(token, shard), _heaviest(self.previous, token, shard)
+        if owner is None or former is None or former.name == owner.name:
+            return None
+        return self.member(former.name) or former  # where it can be found now
+
+
+def _heaviest(members: Iterable[Member], token: str, shard: int) -> Member | None:
+    return max(members, key=lambda member: _weight(member, token, shard), default=None)
 
 
 def _weight(member: Member, token: str, shard: int) -> bytes:
@@ -73,7 +89,8 @@ class KnownTopology:
     def adopt(self, topology: Topology) -> bool:
         """Take *topology* if it is newer. Returns whether it is the current one now.
 
-        Raises InvalidRequest where one of the same version has other members, or two members have one name; OSError.
+        Raises InvalidRequest where one of the same version has other members, or two members have one name, and
+        StorageFull or StorageFailure where it cannot be kept.
         """
         names = [member.name for member in topology.members]
         if len(set(names)) < len(names):
@@ -84,7 +101,10 @@ class KnownTopology:
                     f"version {topology.version} is known with other members: publish a higher version"
                 )
             if topology.version > self.current.version:
-                self._files.replace_file(self._file, encode_checked(msgspec.json.encode(topology)))
+                if not topology.previous:
+                    topology = msgspec.structs.replace(topology, previous=self.current.members)
+                with disk_errors(f"keep topology {topology.version}"):
+                    self._files.replace_file(self._file, encode_checked(msgspec.json.encode(topology)))
                 self.current = topology
                 self._changed.notify_all()
             else:

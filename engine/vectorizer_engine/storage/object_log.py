@@ -12,6 +12,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.storage.garbage import Garbage
@@ -45,6 +46,18 @@ Sixteen at a time, 2,000 take about 2 s at 15 ms each."""
 _NOBODY = bytes(16)
 
 
+class Succession(NamedTuple):
+    """Who opens a log. `predecessor` is a writer that is known to have stopped to serve reads as well."""
+
+    writer: bytes
+    predecessor: bytes | None = None
+
+
+def new_writer(*, after: bytes | None = None) -> Succession:
+    """Somebody who has never written before."""
+    return Succession(secrets.token_bytes(16), after)
+
+
 class ObjectLog:
     """The log at *prefix*, which `create` made, claimed for this process.
 
@@ -59,28 +72,32 @@ class ObjectLog:
         garbage: Garbage,
         patience: float = PATIENCE,
         lease: float = 0.0,
+        succession: Succession | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Claim the log. Raises StoreCorrupt, Fenced where somebody else claims it meanwhile, and OSError.
 
-        Nothing is appended before *lease* seconds have passed: so long a former owner that does not know of this one
-        may answer reads without asking the store (see `confirm`).
+        Nothing is appended or confirmed before *lease* seconds have passed: so long a former owner that does not know
+        of this one may answer reads without asking the store (see `confirm`), by what it knew. There is nothing to
+        wait for where nobody has ever owned the log, or only the one that *succession* knows to have let go.
         """
         self._store = store
         self._prefix = f"{prefix}/log"
         self._garbage = garbage
         self._patience = patience
         self._clock = clock
-        self._writer = secrets.token_bytes(16)
+        succession = succession or new_writer()
+        self._writer = succession.writer
         self._fenced = False
         self._doubt: InDoubt | None = None
         self._checkpoint_in_doubt = False
         self._confirmed_at = 0.0
         self.replayed = False
         """Whether all of it was read since it was opened. No checkpoint can be written before that."""
-        sizes, claim = repeated(self._try_to_claim, patience=patience)
-        self._appends_from = clock() + lease
+        sizes, last_writer, claim = repeated(self._try_to_claim, patience=patience)
+        may_be_read = last_writer not in (_NOBODY, succession.predecessor)
+        self._serves_from = clock() + (lease if may_be_read else 0.0)
         self._sleep = sleep
         self._next_frame, self._next_record = claim.number + 1, claim.first
         self._last_checkpoint = claim.checkpoint
@@ -144,8 +161,7 @@ class ObjectLog:
     def append(self, records: Sequence[bytes]) -> int:
         """See `Log`. Raises InDoubt where the store did not answer in time, and Fenced."""
         self._settle_checkpoint()
-        if (early := self._appends_from - self._clock()) > 0:
-            self._sleep(early)
+        self._wait_for_former_owner()
         first = self._next_record
         self._write(self._frame(Kind.RECORDS, len(records), encode_records(records)))
         return first
@@ -176,6 +192,7 @@ class ObjectLog:
         Costs one request where nothing was written so recently.
         """
         self.require_owner()
+        self._wait_for_former_owner()
         asked = self._clock()
         if asked - self._confirmed_at <= within:
             return
@@ -191,6 +208,10 @@ class ObjectLog:
             return
         if found.writer != self._writer:
             raise self._fence(number)
+
+    def _wait_for_former_owner(self) -> None:
+        if (early := self._serves_from - self._clock()) > 0:
+            self._sleep(early)
 
     def _frame(self, kind: Kind, count: int, body: bytes) -> Frame:
         return Frame(
@@ -323,8 +344,8 @@ class ObjectLog:
 
     # --- taking over -----------------------------------------------------------------------------------
 
-    def _try_to_claim(self) -> tuple[dict[int, int], Frame]:
-        """The sizes of all frames before the claim, and the claim, which was the last frame when it was made."""
+    def _try_to_claim(self) -> tuple[dict[int, int], bytes, Frame]:
+        """The sizes of all frames before the claim, who wrote the last of them, and the claim that followed it."""
         sizes = self._list()
         if not sizes:
             raise StoreCorrupt(
@@ -341,7 +362,7 @@ class ObjectLog:
         data = encode_frame(claim)
         if self._put(claim.number, data) != data or self._list(after=claim.number):
             raise OSError(f"others write to {self._prefix} while this process claims it")
-        return sizes, claim
+        return sizes, last.writer, claim
 
     def _first_needed(self, applied: int) -> int:
         """The first frame that holds a record above *applied*, or the next frame."""
@@ -382,6 +403,19 @@ class ObjectLog:
 
     def _name(self, number: int) -> str:
         return _name(self._prefix, number)
+
+
+def newest_checkpoint(store: ObjectStore, prefix: str) -> Checkpoint | None:
+    """The last checkpoint of the log at *prefix*, as somebody sees it who does not own it. Raises OSError."""
+    numbers = (int(name.rpartition("/")[2]) for name, _ in store.list(f"{prefix}/log"))
+    last = _decoded(store, prefix, max(numbers, default=1))
+    number = last.number if last.kind is Kind.CHECKPOINT else last.checkpoint
+    return decode_checkpoint(_decoded(store, prefix, number)) if number else None
+
+
+def _decoded(store: ObjectStore, prefix: str, number: int) -> Frame:
+    name = _name(f"{prefix}/log", number)
+    return decode_frame(store.read(name), name=name, number=number)
 
 
 def _name(prefix: str, number: int) -> str:

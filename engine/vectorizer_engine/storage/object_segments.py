@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.garbage import Garbage
 from vectorizer_engine.storage.manifest import Manifest
-from vectorizer_engine.storage.object_log import ObjectLog
+from vectorizer_engine.storage.object_log import ObjectLog, newest_checkpoint
 from vectorizer_engine.storage.object_store import ObjectMissing, ObjectStore, repeated
 from vectorizer_engine.storage.read_ahead import read_ahead
 from vectorizer_engine.storage.segment import (
@@ -29,7 +30,7 @@ from vectorizer_engine.storage.segment import (
     FileChecksum,
     checksum_of,
 )
-from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore
+from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore, segment_path
 
 logger = logging.getLogger(__name__)
 
@@ -135,40 +136,69 @@ class ObjectSegmentStore(FileSegmentStore):
                 logger.warning("what was made of segment %d stays in the store for now: %s", number, error)
 
     def _verify(self, number: int) -> None:
-        path = self._path(number)
-        stored = self._stored[number]
-        if _is_copy(path, stored):
-            return
-        logger.info("segment %d of %s is fetched from the store", number, self._prefix)
-        self._files.remove_tree(path)
-        self._files.make_folder(path)
-        for name, object_name in zip(_FILES, self._names(number), strict=True):
-            self._fetch(object_name, path / name, stored.files[name].size)
-        for name, expected in stored.files.items():
-            found = checksum_of(path / name)
-            if found != expected:
-                raise StoreCorrupt(
-                    f"the object {self._prefix}/{stored.folder}/{name} fails its checksum: expected {expected.size} "
-                    f"bytes with CRC32C {expected.crc32c:08x}, found {found.size} bytes with {found.crc32c:08x}"
-                )
-
-    def _fetch(self, name: str, path: Path, size: int) -> None:
-        pieces = [(start, min(_PIECE_BYTES, size - start)) for start in range(0, size, _PIECE_BYTES)]
-        descriptor = self._files.create(path)
-        try:
-            contents = read_ahead(
-                lambda index: repeated(lambda: self._store.read_range(name, *pieces[index])),
-                [length for _, length in pieces],
-            )
-            for (start, _), content in zip(pieces, contents, strict=True):
-                self._files.write(descriptor, content, start)
-        except ObjectMissing:
-            raise StoreCorrupt(f"the object {name} is missing") from None
-        finally:
-            os.close(descriptor)
+        fetch_segment(self._store, self._prefix, self._stored[number], self._path(number), files=self._files)
 
     def _names(self, number: int) -> list[str]:
-        return [f"{self._prefix}/{self._stored[number].folder}/{name}" for name in _FILES]
+        return _names(self._prefix, self._stored[number])
+
+
+def copy_segments_ahead(
+    store: ObjectStore, prefix: str, folder: Path, *, files: Files, wanted: Callable[[], bool]
+) -> None:
+    """Have in *folder* copies of the segments that the newest checkpoint of a shard names, while they are *wanted*.
+
+    The shard is another process's, which may replace the segments meanwhile. Raises StoreCorrupt and OSError.
+    """
+    checkpoint = newest_checkpoint(store, prefix)
+    if checkpoint is None:
+        return
+    shared = msgspec.msgpack.decode(checkpoint.state, type=SharedManifest)
+    files.make_folder(folder / "segments")
+    for entry in shared.manifest.segments:
+        if not wanted():
+            return
+        path = segment_path(folder, entry.id)
+        fetch_segment(store, f"{prefix}/segments", shared.stored[entry.id], path, files=files)
+
+
+def fetch_segment(
+    store: ObjectStore, prefix: str, stored: StoredSegment, path: Path, *, files: Files
+) -> None:
+    """Have in the folder *path* what is *stored* below *prefix*. Raises StoreCorrupt and OSError."""
+    if _is_copy(path, stored):
+        return
+    logger.info("segment %s of %s is fetched from the store", stored.folder, prefix)
+    files.remove_tree(path)
+    files.make_folder(path)
+    for name, object_name in zip(_FILES, _names(prefix, stored), strict=True):
+        _fetch(store, object_name, path / name, stored.files[name].size, files=files)
+    for name, expected in stored.files.items():
+        found = checksum_of(path / name)
+        if found != expected:
+            raise StoreCorrupt(
+                f"the object {prefix}/{stored.folder}/{name} fails its checksum: expected {expected.size} "
+                f"bytes with CRC32C {expected.crc32c:08x}, found {found.size} bytes with {found.crc32c:08x}"
+            )
+
+
+def _fetch(store: ObjectStore, name: str, path: Path, size: int, *, files: Files) -> None:
+    pieces = [(start, min(_PIECE_BYTES, size - start)) for start in range(0, size, _PIECE_BYTES)]
+    descriptor = files.create(path)
+    try:
+        contents = read_ahead(
+            lambda index: repeated(lambda: store.read_range(name, *pieces[index])),
+            [length for _, length in pieces],
+        )
+        for (start, _), content in zip(pieces, contents, strict=True):
+            files.write(descriptor, content, start)
+    except ObjectMissing:
+        raise StoreCorrupt(f"the object {name} is missing") from None
+    finally:
+        os.close(descriptor)
+
+
+def _names(prefix: str, stored: StoredSegment) -> list[str]:
+    return [f"{prefix}/{stored.folder}/{name}" for name in _FILES]
 
 
 def _is_copy(path: Path, stored: StoredSegment) -> bool:

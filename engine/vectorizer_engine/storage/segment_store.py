@@ -45,6 +45,11 @@ def bytes_of_segment(points: int) -> int:
     return 2 * mask_bytes(points)
 
 
+def segment_path(folder: Path, number: int) -> Path:
+    """Where the segment of this number of the shard in *folder* is."""
+    return folder / "segments" / f"{number:08d}"
+
+
 class FileSegmentStore:
     """Segments in the folders of *folder*. What publishes is for one thread at a time, the rest for any."""
 
@@ -190,7 +195,7 @@ class FileSegmentStore:
             logger.warning("%s is no longer needed, and stays until the next start: %s", path, str(error))
 
     def _path(self, number: int) -> Path:
-        return self._folder / "segments" / f"{number:08d}"
+        return segment_path(self._folder, number)
 
     def _open(self, number: int, reserved: Charge | None = None) -> Segment:
         segment = Segment(self._path(number), id=number, dimension=self._dimension, storage=self._storage)

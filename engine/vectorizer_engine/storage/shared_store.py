@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,8 +15,8 @@ from vectorizer_engine.storage.catalog import Catalog
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.folder_store import FolderStore
 from vectorizer_engine.storage.garbage import Garbage
-from vectorizer_engine.storage.object_log import ObjectLog
-from vectorizer_engine.storage.object_segments import ObjectSegmentStore
+from vectorizer_engine.storage.object_log import ObjectLog, Succession
+from vectorizer_engine.storage.object_segments import ObjectSegmentStore, copy_segments_ahead
 from vectorizer_engine.storage.object_store import (
     CloudStore,
     ObjectStore,
@@ -53,8 +54,15 @@ class SharedStore:
         """
         self.url = url
         self._lease = lease
+        self._succession: Succession | None = None
         self.catalog = Catalog(store)
         self._store = store
+
+    def opened_by(self, succession: Succession) -> SharedStore:
+        """This store, for the opening of one shard by the writer that *succession* tells of."""
+        store = copy(self)
+        store._succession = succession
+        return store
 
     def create_shard(self, token: str, shard: str) -> None:
         """Make an empty shard of a collection that nobody knows yet. Raises OSError."""
@@ -76,7 +84,7 @@ class SharedStore:
         """
         prefix = _prefix(token, folder.name)
         garbage = Garbage(self._store)
-        log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease)
+        log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease, succession=self._succession)
         segments = ObjectSegmentStore(
             folder,
             store=self._store,
@@ -89,6 +97,13 @@ class SharedStore:
             files=files,
         )
         return segments, log
+
+    def copy_ahead(self, folder: Path, token: str, *, files: Files, wanted: Callable[[], bool]) -> None:
+        """Copy the segments of a shard to *folder* without taking it over, while they are *wanted*.
+
+        What is there when the shard is opened need not be fetched then. Raises StoreCorrupt and OSError.
+        """
+        copy_segments_ahead(self._store, _prefix(token, folder.name), folder, files=files, wanted=wanted)
 
     def purge(self, token: str, shards: Iterable[str]) -> None:
         """Remove the objects of a collection that the catalog has as deleted, and then its entry.

@@ -206,15 +206,17 @@ def test_the_calls_of_members_need_the_key_of_members(pods: Pods) -> None:
         ("PUT", "topology"),
         ("POST", "read"),
         ("POST", "write"),
+        ("POST", "release"),
         ("POST", "catalog"),
     ):
         for headers in ({}, {"api-key": "another"}):
             answer = httpx.request(method, f"{pods[0].url}/internal/{path}", headers=headers)
             assert answer.status_code == 401
             assert "cluster.internal_key" in answer.json()["status"]["error"]
-    answer = httpx.post(f"{pods[0].url}/internal/read", content=b"nonsense", headers=HEADERS)
-    assert answer.status_code == 400
-    assert "not a request of a member" in answer.json()["status"]["error"]
+    for path in ("read", "write", "release"):
+        answer = httpx.post(f"{pods[0].url}/internal/{path}", content=b"nonsense", headers=HEADERS)
+        assert answer.status_code == 400
+        assert "not a request of a member" in answer.json()["status"]["error"]
 
 
 def test_an_older_topology_is_not_taken(pods: Pods) -> None:
