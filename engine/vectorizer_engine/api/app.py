@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from vectorizer_engine.api.answers import STREAM_BYTES, Outgoing, encode
 from vectorizer_engine.api.auth import Access, Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
-from vectorizer_engine.api.call import Call, Engine, Plain
+from vectorizer_engine.api.call import Answer, Call, Engine, Plain
 from vectorizer_engine.api.errors import HttpError, answer_error
 from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Router, Where
@@ -25,6 +25,7 @@ from vectorizer_engine.api.workers import Workers
 from vectorizer_engine.cores import usable_cores
 from vectorizer_engine.errors import (
     ClusterConfigViolation,
+    CollectionGone,
     CollectionNotFound,
     InvalidRequest,
     StorageFailure,
@@ -177,7 +178,7 @@ class Application:
     def _perform(self, route: Route, call: Call, began: float) -> Plain | Outgoing:
         """Run the handler and make the first piece of its answer, all on the current thread."""
         try:
-            result = route.handler(call)
+            result = _handled(route, call)
             if isinstance(result, Plain):
                 return result
             outgoing = Outgoing(result, began=began)
@@ -199,7 +200,8 @@ class Application:
         One that crossed to the loop would keep the frames that it passed, and the request's body with them,
         until the next garbage collection.
         """
-        if isinstance(error, StorageFailure | StoreClosed) and call.lost_its_collection:
+        lost = isinstance(error, StorageFailure | StoreClosed) and call.lost_its_collection
+        if lost or (isinstance(error, CollectionGone) and "collection" in call.path):
             error = CollectionNotFound(call.path["collection"])
         return self._failure(error, began)
 
@@ -256,6 +258,17 @@ class Application:
         metrics.request_seconds.labels(method, pattern).observe(seconds)
         if route is not None and route.access is Access.WRITE and status in WRITE_FAILURES:
             metrics.write_failures.labels(status).inc()
+
+
+def _handled(route: Route, call: Call) -> Answer:
+    """What the handler answers. It is asked again where its collection was deleted, and perhaps made anew."""
+    try:
+        return route.handler(call)
+    except CollectionGone:
+        if route.access is Access.MEMBER:
+            raise
+        call.look_again()
+        return route.handler(call)
 
 
 def _query(raw: bytes, route: Route) -> dict[str, str]:

@@ -71,6 +71,12 @@ class Call:
             self._collection = self.engine.store.collection(self.path["collection"], tenant=self.tenant)
         return self._collection
 
+    def look_again(self) -> None:
+        """Have `collection` be the one that has the name now: another member may have made a new one of it."""
+        self._collection = None
+        if isinstance(self.engine.store, DistributedStore):
+            self.engine.store.refresh()
+
     @property
     def lost_its_collection(self) -> bool:
         """Whether the collection that the call worked on was deleted meanwhile."""

@@ -20,7 +20,7 @@ from vectorizer_engine.api.requests import (
 )
 from vectorizer_engine.cluster.validator import MMAP_STORAGE, Violation
 from vectorizer_engine.collection.types import MAX_DIMENSION, CollectionParams, Distance, StorageType
-from vectorizer_engine.errors import ClusterConfigViolation, CollectionNotFound, InvalidRequest
+from vectorizer_engine.errors import ClusterConfigViolation, InvalidRequest
 from vectorizer_engine.index.planner import WORTH_INDEXING
 from vectorizer_engine.index.quantized import EF_CONSTRUCTION, M
 
@@ -48,11 +48,8 @@ def list_collections(call: Call) -> Any:
 
 
 def collection_exists(call: Call) -> Any:
-    try:
-        call.collection  # noqa: B018
-    except CollectionNotFound:
-        return {"exists": False}
-    return {"exists": True}
+    known = call.engine.store.collections_of(call.tenant)
+    return {"exists": any(each.name == call.path["collection"] for each in known)}
 
 
 def create_collection(call: Call) -> Any:

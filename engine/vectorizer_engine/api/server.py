@@ -1,8 +1,8 @@
 """Running the engine: listen, recover, serve, and stop without losing a request.
 
 On SIGTERM the engine first stops being ready and goes on serving for a moment, so that whoever balances load
-stops choosing it; then it accepts nothing new, finishes what is in flight, and closes the store. A second
-signal skips the moment.
+stops choosing it, and as a member of a cluster until others have its shards; then it accepts nothing new, finishes
+what is in flight, and closes the store. A second signal skips the moment.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from vectorizer_engine.watcher import FileWatcher
 
 logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.05
 
 UNREADY_SECONDS = 1.0
 """How long a stopping engine goes on serving after it stopped being ready."""
@@ -257,9 +259,18 @@ class _Server(uvicorn.Server):
         if self._engine.stopping or number == signal.SIGINT:
             self.should_exit = True
         else:
-            asyncio.get_running_loop().call_later(UNREADY_SECONDS, setattr, self, "should_exit", True)
+            loop = asyncio.get_running_loop()
+            loop.call_later(UNREADY_SECONDS, self._exit_when_replaced, loop.time())
         self._engine.stopping = True
         logger.info("%s: stopping, no longer ready", number.name)
+
+    def _exit_when_replaced(self, stopping_since: float) -> None:
+        loop = asyncio.get_running_loop()
+        store = self._engine.recovered
+        if isinstance(store, DistributedStore) and store.is_needed(stopping_for=loop.time() - stopping_since):
+            loop.call_later(_LOOK_SECONDS, self._exit_when_replaced, stopping_since)
+        else:
+            self.should_exit = True
 
 
 async def warn_of_skipped_validation(

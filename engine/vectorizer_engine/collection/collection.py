@@ -37,7 +37,7 @@ from vectorizer_engine.collection.types import (
     Predicate,
 )
 from vectorizer_engine.collection.view import SearchMode
-from vectorizer_engine.errors import PointNotFound
+from vectorizer_engine.errors import PointNotFound, StoreClosed, WriteInDoubt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.keys import decode_id, encode_id
@@ -118,10 +118,9 @@ class Collection:
             keys = [encode_id(point) for point in ids or ()]
             return self._shard.delete(keys, None, wait=wait)
         selector = self._shard.selector(predicate)
-        number = self._shard.last_number
-        for keys in self._selected(selector):
-            number = self._shard.delete(keys, selector.accepts, wait=wait)
-        return number
+        return self._step_by_step(
+            self._selected(selector), lambda keys: self._shard.delete(keys, selector.accepts, wait=wait)
+        )
 
     def set_payload(
         self,
@@ -280,14 +279,34 @@ class Collection:
         wait: bool,
     ) -> int:
         selector = self._selector(predicate)
-        number = self._shard.last_number
-        for keys in self._existing(ids or ()) if selector is None else self._selected(selector):
-            number = self._shard.change_payload(
+        return self._step_by_step(
+            self._existing(ids or ()) if selector is None else self._selected(selector),
+            lambda keys: self._shard.change_payload(
                 keys,
                 lambda text: encode_payload(change(decode_payload(text))),
                 None if selector is None else selector.accepts,
                 wait=wait,
-            )
+            ),
+        )
+
+    def _step_by_step(self, steps: Iterable[list[bytes]], write: Callable[[list[bytes]], int]) -> int:
+        """The number of the last *write*. Raises WriteInDoubt where the shard is closed between two.
+
+        What has been written must not be repeated unseen: somebody else may have written to the same points since.
+        """
+        number = self._shard.last_number
+        begun = False
+        for keys in steps:
+            try:
+                number = write(keys)
+            except StoreClosed as error:
+                if not begun:
+                    raise
+                raise WriteInDoubt(
+                    f"collection '{self.name}' was closed here when a part of the points had been changed: send it "
+                    "again"
+                ) from error
+            begun = True
         return number
 
     def _existing(self, ids: Iterable[PointId]) -> Iterator[list[bytes]]:

@@ -21,9 +21,9 @@ from vectorizer_engine.collection.types import CollectionStatus, LayoutInfo, Pre
 from vectorizer_engine.storage.keys import PointId, decode_id, encode_id
 from vectorizer_engine.storage.payload_index import FieldType
 
-INLINE_BYTES = 1024**2
-"""So many bytes of payloads and vectors come along with an answer of one shard; others are fetched when they are sent
-to the client. The first always comes along."""
+INLINE_BYTES = 256 * 1024
+"""So many bytes of payloads and vectors come along with the answers of all shards to one request, an equal part from
+each. Others are fetched one by one when they are sent to the client, so that no answer takes more memory than that."""
 
 
 def shard_of(key: bytes, shards: int) -> int:
@@ -61,7 +61,10 @@ class Operation(msgspec.Struct, tag=True, tag_field="kind"):
 
 
 class Search(Operation):
-    """`queries` is float32 [count, d]. The result has the nearest `limit` points of each, closest first."""
+    """`queries` is float32 [count, d]. The result has the nearest `limit` points of each, closest first.
+
+    Here and below, `inline` is how many bytes of what is wanted may come along.
+    """
 
     result: ClassVar[Any] = list[list[Point]]
 
@@ -74,6 +77,10 @@ class Search(Operation):
     exact: bool
     ef: int | None
     wanted: Wanted
+    inline: int
+
+    def split(self, shards: int) -> dict[int, Operation]:
+        return dict.fromkeys(range(shards), msgspec.structs.replace(self, inline=self.inline // shards))
 
     def run(self, collection: Collection) -> list[list[Point]]:
         answers = collection.search(
@@ -84,7 +91,7 @@ class Search(Operation):
             exact=self.exact,
             ef=self.ef,
         )
-        packer = _Packer(self.wanted, dimension=collection.params.dimension)
+        packer = _Packer(self.wanted, self.inline, dimension=collection.params.dimension)
         return [[packer.point(hit, hit.score) for hit in hits] for hits in answers]
 
     def merge(self, results: Sequence[list[list[Point]]]) -> list[list[Point]]:
@@ -104,12 +111,15 @@ class Retrieve(Operation):
 
     keys: list[bytes]
     wanted: Wanted
+    inline: int
 
     def split(self, shards: int) -> dict[int, Operation]:
-        return {shard: Retrieve(keys, self.wanted) for shard, keys in _by_shard(self.keys, shards).items()}
+        by_shard = _by_shard(self.keys, shards)
+        inline = self.inline // len(by_shard)
+        return {shard: Retrieve(keys, self.wanted, inline) for shard, keys in by_shard.items()}
 
     def run(self, collection: Collection) -> list[Point]:
-        packer = _Packer(self.wanted, dimension=collection.params.dimension)
+        packer = _Packer(self.wanted, self.inline, dimension=collection.params.dimension)
         return [packer.point(record) for record in collection.retrieve(map(decode_id, self.keys))]
 
     def merge(self, results: Sequence[list[Point]]) -> list[Point]:
@@ -132,6 +142,10 @@ class Scroll(Operation):
     limit: int
     filter: bytes | None
     wanted: Wanted
+    inline: int
+
+    def split(self, shards: int) -> dict[int, Operation]:
+        return dict.fromkeys(range(shards), msgspec.structs.replace(self, inline=self.inline // shards))
 
     def run(self, collection: Collection) -> Page:
         records, following = collection.scroll(
@@ -139,7 +153,7 @@ class Scroll(Operation):
             limit=self.limit,
             predicate=_predicate(self.filter),
         )
-        packer = _Packer(self.wanted, dimension=collection.params.dimension)
+        packer = _Packer(self.wanted, self.inline, dimension=collection.params.dimension)
         return Page([packer.point(record) for record in records], _key(following))
 
     def merge(self, results: Sequence[Page]) -> Page:
@@ -361,19 +375,19 @@ AnyOperation = (
 class _Packer:
     """Takes along what is wanted of each point, as long as it is not too much."""
 
-    def __init__(self, wanted: Wanted, *, dimension: int) -> None:
+    def __init__(self, wanted: Wanted, most: int, *, dimension: int) -> None:
         self._wanted = wanted
+        self._left = most
         self._vector_bytes = 4 * dimension
-        self._taken = 0
 
     def point(self, record: Record, score: float = 0.0) -> Point:
         payload, vector = self._wanted
         content = record.place
         size = (content.payload_size if payload else 0) + (self._vector_bytes if vector else 0)
-        if self._taken and self._taken + size > INLINE_BYTES:
+        if size > self._left:
             payload = vector = False
         else:
-            self._taken += size
+            self._left -= size
         return Point(
             record.stamp.key,
             record.version,

@@ -6,6 +6,7 @@ wanted; the rest of a point is fetched when it is looked at.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from vectorizer_engine.collection.types import (
     Predicate,
 )
 from vectorizer_engine.distributed.operations import (
+    INLINE_BYTES,
     ClearPayload,
     Count,
     CreatePayloadIndex,
@@ -138,9 +140,11 @@ class SpreadCollection:
 
     def retrieve(self, ids: Iterable[PointId], *, wanted: Wanted = EVERYTHING) -> list[Record]:
         keys = [encode_id(point) for point in ids]
-        found: list[Point] = self._ask(Retrieve(list(dict.fromkeys(keys)), wanted)) if keys else []
+        if not keys:
+            return []
+        found: list[Point] = self._ask(Retrieve(list(dict.fromkeys(keys)), wanted, INLINE_BYTES))
         by_key = {point.key: point for point in found}
-        return [self._record(by_key[key]) for key in keys if key in by_key]
+        return self._records(by_key[key] for key in keys if key in by_key)
 
     def scroll(
         self,
@@ -151,9 +155,9 @@ class SpreadCollection:
         wanted: Wanted = EVERYTHING,
     ) -> tuple[list[Record], PointId | None]:
         first = None if start is None else encode_id(start)
-        page: Page = self._ask(Scroll(first, limit, _filter(predicate), wanted))
+        page: Page = self._ask(Scroll(first, limit, _filter(predicate), wanted, INLINE_BYTES))
         following = None if page.following is None else decode_id(page.following)
-        return [self._record(point) for point in page.points], following
+        return self._records(page.points), following
 
     def count(self, predicate: Predicate | None = None) -> int:
         count: int = self._ask(Count(_filter(predicate)))
@@ -181,11 +185,13 @@ class SpreadCollection:
             exact,
             ef,
             wanted,
+            INLINE_BYTES,
         )
         answers: list[list[Point]] = self._ask(operation)
+        rest = _Rest(self)
         return [
             [
-                Scored(_Content(point, self), Stamp(point.key, point.version), point.score)
+                Scored(_Content(point, rest), Stamp(point.key, point.version), point.score)
                 for point in hits[offset:]
             ]
             for hits in answers
@@ -207,9 +213,9 @@ class SpreadCollection:
     def last_operation(self) -> int:
         return self._facts().last_operation
 
-    def fetch(self, key: bytes, wanted: Wanted) -> Point:
-        """One point, with what is wanted. Raises StorageFailure if it has been deleted."""
-        found: list[Point] = self._ask(Retrieve([key], wanted))
+    def fetch(self, key: bytes) -> Point:
+        """One point with all that it has. Raises StorageFailure if it has been deleted."""
+        found: list[Point] = self._ask(Retrieve([key], EVERYTHING, sys.maxsize))
         if not found:
             raise StorageFailure(f"point {decode_id(key)} was deleted while it was read: ask again")
         return found[0]
@@ -226,18 +232,33 @@ class SpreadCollection:
         operations = operation.split(self.shards)
         return self._router.ask(self.token, self.name, operations)
 
-    def _record(self, point: Point) -> Record:
-        return Record(_Content(point, self), Stamp(point.key, point.version))
+    def _records(self, points: Iterable[Point]) -> list[Record]:
+        rest = _Rest(self)
+        return [Record(_Content(point, rest), Stamp(point.key, point.version)) for point in points]
+
+
+class _Rest:
+    """What did not come along with an answer, one point at a time: it is read in the order in which it is sent."""
+
+    def __init__(self, collection: SpreadCollection) -> None:
+        self._collection = collection
+        self._last: Point | None = None
+
+    def of(self, key: bytes) -> Point:
+        if self._last is None or self._last.key != key:
+            self._last = None  # before the next one comes
+            self._last = self._collection.fetch(key)
+        return self._last
 
 
 class _Content:
     """Payload and vector of a point that another member may have."""
 
-    __slots__ = ("_collection", "_point")
+    __slots__ = ("_point", "_rest")
 
-    def __init__(self, point: Point, collection: SpreadCollection) -> None:
+    def __init__(self, point: Point, rest: _Rest) -> None:
         self._point = point
-        self._collection = collection
+        self._rest = rest
 
     @property
     def payload_size(self) -> int:
@@ -248,16 +269,18 @@ class _Content:
 
     @property
     def vector(self) -> Vectors:
-        if self._point.vector is None:
-            self._point = self._collection.fetch(self._point.key, EVERYTHING)
-        assert self._point.vector is not None, "everything was fetched"
-        return np.frombuffer(self._point.vector, np.float32)
+        vector = self._point.vector
+        if vector is None:
+            vector = self._rest.of(self._point.key).vector
+        assert vector is not None, "everything was fetched"
+        return np.frombuffer(vector, np.float32)
 
     def _text(self) -> bytes:
-        if self._point.payload is None:
-            self._point = self._collection.fetch(self._point.key, EVERYTHING)
-        assert self._point.payload is not None, "everything was fetched"
-        return self._point.payload
+        text = self._point.payload
+        if text is None:
+            text = self._rest.of(self._point.key).payload
+        assert text is not None, "everything was fetched"
+        return text
 
 
 def _keys(ids: Iterable[PointId] | None) -> list[bytes] | None:

@@ -72,6 +72,12 @@ DEFAULT_SHARDS = 6
 
 MOST_SHARDS = 64
 
+NOTICE_SECONDS = 3.0
+"""How long a member that stops serves its shards until a topology without it is published, and"""
+
+HAND_OVER_SECONDS = 8.0
+"""how long until others have taken them over by that."""
+
 
 class DistributedStore:
     """Methods may be called from any thread."""
@@ -207,11 +213,13 @@ class DistributedStore:
         """How many shards this member serves until others do, which are to."""
         return self._held.leaving()
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether others should take shards over before this member ends."""
-        others = [member for member in self.topology.current.members if member.name != self._name]
-        return bool(others) and bool(self._held.open_now() or self.leaving)
+    def is_needed(self, *, stopping_for: float) -> bool:
+        """Whether this member, which is stopping for so many seconds, should go on until others have its shards."""
+        if self.leaving:
+            return stopping_for < HAND_OVER_SECONDS
+        topology = self.topology.current
+        would_be_replaced = topology.member(self._name) is not None and len(topology.members) > 1
+        return would_be_replaced and bool(self._held.open_now()) and stopping_for < NOTICE_SECONDS
 
     @property
     def not_ready(self) -> str | None:
