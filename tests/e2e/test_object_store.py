@@ -14,9 +14,9 @@ CLUSTER, SECRET = yaml.safe_load_all((ROOT / "examples" / "object-store.yaml").r
 NAME = CLUSTER["metadata"]["name"]
 
 
-def over(server: S3Server) -> list[Object]:
+def over(server: S3Server, prefix: str) -> list[Object]:
     """The example, with this server's address and credentials."""
-    store = {"url": f"{server.url}/e2e", "endpoint": server.settings["endpoint"]}
+    store = {"url": f"{server.url}/{prefix}", "endpoint": server.settings["endpoint"]}
     storage = CLUSTER["spec"]["storage"]
     storage = {**storage, "objectStore": {**storage["objectStore"], **store}}
     credentials = {
@@ -47,7 +47,7 @@ def client(pod: Object) -> QdrantClient:
 def test_a_pod_that_lost_its_volume_comes_back_with_everything(
     installation: Installation, operator: Operator, kubelet: Kubelet, s3: S3Server
 ) -> None:
-    installation.apply(*over(s3))
+    installation.apply(*over(s3, "one-pod"))
     first = eventually(lambda: ready_pod(installation), seconds=60, why=operator.log)
     qdrant = client(first)
     qdrant.create_collection("c", models.VectorParams(size=4, distance=models.Distance.DOT))

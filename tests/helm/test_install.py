@@ -204,7 +204,7 @@ def test_a_certificate_from_cert_manager_is_shown_and_trusted(quickstart: Contro
     )  # refused, were it not trusted
     assert ca_bundle(quickstart) == bundle
     account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
-    assert not may(quickstart, account, "create", "secrets", NAMESPACE)
+    assert not may(quickstart, account, "update", "secrets", NAMESPACE)
 
 
 def _kind(name: str) -> str:

@@ -94,7 +94,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """The settings that the rules are about. A door states those it knows and leaves the others out."""
+    """The settings that the rules are about. A door states those it knows and leaves the others out.
+
+    `replicas` is stated only of pods that share no store: with one there may be any number of them.
+    """
 
     storage_type: Setting | None = None
     enforce_mmap_storage: Setting | None = None
@@ -138,7 +141,13 @@ CHECKS = (
         f"1..{MAX_CACHE_MEMORY_BYTES} bytes",
         f"a size above 0 and up to 1Gi ({MAX_CACHE_MEMORY_BYTES} bytes)",
     ),
-    Check(SHARED_STORE, "replicas", _is_one_pod, "0..1", "1, the most that this release runs"),
+    Check(
+        SHARED_STORE,
+        "replicas",
+        _is_one_pod,
+        "0..1",
+        "1, or give the pods a store that they share: spec.storage.objectStore",
+    ),
 )
 
 

@@ -21,9 +21,12 @@ CEL_TWINS: Mapping[str, str] = {
         "quantity(self).isGreaterThan(quantity('0')) && "
         f"!quantity(self).isGreaterThan(quantity('{validator.MAX_CACHE_MEMORY_BYTES}'))"
     ),
-    "replicas": "self <= 1",
+    "replicas": "self.replicas <= 1 || has(self.storage.objectStore)",
 }
 """`holds` of each of the validator's checks, by the setting that it is about."""
+
+_SEES_THE_SPEC = "replicas"
+"""The setting whose rule looks at another field, too, so that it has to sit on the spec."""
 
 
 def validations(schema: Mapping[str, Any]) -> dict[tuple[str, ...], list[dict[str, str]]]:
@@ -33,7 +36,13 @@ def validations(schema: Mapping[str, Any]) -> dict[tuple[str, ...], list[dict[st
     }
     for check in validator.CHECKS:
         path = SETTING_PATHS[check.setting]
-        rules.setdefault(path, []).append(_cluster_rule(check, path, _field(schema, path)))
+        rule = _cluster_rule(check, path, _field(schema, path))
+        if check.setting == _SEES_THE_SPEC:
+            *path_of_rule, name = path
+            rule |= {"fieldPath": f".{name}"}
+            rules.setdefault(tuple(path_of_rule), []).append(rule)
+        else:
+            rules.setdefault(path, []).append(rule)
     for other in checks.CHECKS:
         rules.setdefault(other.path, []).append({"rule": other.cel, "message": other.expected})
     for transition in checks.TRANSITIONS:
@@ -44,6 +53,7 @@ def validations(schema: Mapping[str, Any]) -> dict[tuple[str, ...], list[dict[st
 def _cluster_rule(check: validator.Check, path: tuple[str, ...], field: Mapping[str, Any]) -> dict[str, str]:
     dotted = ".".join(path)
     fix = validator.fix_in_words(check, dotted)
+    value = f"self.{path[-1]}" if check.setting == _SEES_THE_SPEC else "self"
 
     def message(current: str) -> str:
         return validator.violation_message(check.rule.code, dotted, current, fix)
@@ -56,7 +66,7 @@ def _cluster_rule(check: validator.Check, path: tuple[str, ...], field: Mapping[
         template = quoted if field["type"] == "string" else bare
     return {
         "rule": CEL_TWINS[check.setting],
-        "messageExpression": f"{template}.format([self])",
+        "messageExpression": f"{template}.format([{value}])",
         "message": message("not allowed"),  # for clients that only read the definition
     }
 

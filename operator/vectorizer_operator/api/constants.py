@@ -31,6 +31,9 @@ must not change."""
 OBJECT_STORE_ANNOTATION = f"{GROUP}/object-store"
 """On the StatefulSet of a cluster with an object store: its URL, which cannot become another one."""
 
+INTERNAL_KEY = "key"
+"""Of the Secret with the key that the engines of one cluster show each other, and that the operator shows them."""
+
 PORT = 6333
 PORT_NAME = "http"
 CONTAINER = "engine"

@@ -21,6 +21,8 @@ SETTING_PATHS = {
 }
 """Where each setting of the rules is in the custom resource."""
 
+OBJECT_STORE_PATH = ("spec", "storage", "objectStore")
+
 
 def violations(raw: Mapping[str, Any]) -> list[Violation]:
     """Every cluster rule that *raw* breaks, whatever else may be wrong with it."""
@@ -33,9 +35,10 @@ def warnings(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _settings(raw: Mapping[str, Any]) -> ClusterSettings:
-    return ClusterSettings(
-        **{name: Setting(".".join(path), value_at(raw, path)) for name, path in SETTING_PATHS.items()}
-    )
+    settings = {name: Setting(".".join(path), value_at(raw, path)) for name, path in SETTING_PATHS.items()}
+    if value_at(raw, OBJECT_STORE_PATH) is not None:
+        del settings["replicas"]
+    return ClusterSettings(**settings)
 
 
 def value_at(raw: Any, path: tuple[str, ...]) -> Any:

@@ -224,7 +224,8 @@ class VectorizerClusterSpec(Model):
         ge=0,
         le=1000,
         description="Number of pods. 0 stops the cluster and keeps its data (unless storage.retention.whenScaled is "
-        "Delete). This release runs 1 at most, with a shared store too (CLUSTER_004).",
+        "Delete). More than 1 need storage.objectStore (CLUSTER_004): each then serves a part of the data, any of them "
+        "answers for all, and a change moves shards without copying them between pods.",
     )
     image: ShortText | None = Field(
         None,

@@ -27,6 +27,7 @@ from vectorizer_operator.controller.metrics import Metrics
 from vectorizer_operator.controller.queue import ReconcileQueue
 from vectorizer_operator.controller.reconcile import Reconciler
 from vectorizer_operator.controller.watches import ClusterKey, Watches
+from vectorizer_operator.engines import Engines
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.connection import Connection
 from vectorizer_operator.kube.errors import ApiError, NotFound
@@ -74,6 +75,7 @@ class _Operator:
     def __init__(self, options: Options, connection: Connection, client: KubeClient) -> None:
         self._options = options
         self._client = client
+        self._engines = Engines()
         self._metrics = Metrics()
         self._queue: ReconcileQueue[ClusterKey] = ReconcileQueue(on_failure=self._metrics.failed)
         self._watches = Watches(connection, namespaces=options.namespaces, changed=self._queue.add)
@@ -159,11 +161,13 @@ class _Operator:
                     )
         finally:
             self._metrics.not_leading()
+            await self._engines.close()
 
     @property
     def _reconciler(self) -> Reconciler:
         return Reconciler(
             self._client,
+            self._engines,
             default_image=self._options.default_image,
             fence=self._lease.fence,
             metrics=self._metrics,

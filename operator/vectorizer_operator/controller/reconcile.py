@@ -12,12 +12,23 @@ from typing import Any
 from vectorizer_operator.controller.events import announce
 from vectorizer_operator.controller.metrics import Metrics
 from vectorizer_operator.controller.watches import ClusterKey
+from vectorizer_operator.engines import Engines
 from vectorizer_operator.kube.act import act, write_status
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.errors import ApiError
-from vectorizer_operator.kube.observe import observe
-from vectorizer_operator.kube.resources import CLAIMS
-from vectorizer_operator.plan import Action, Apply, Delete, ExpandVolume, Observed, plan, with_failure
+from vectorizer_operator.kube.observe import internal_key, observe
+from vectorizer_operator.kube.resources import CLAIMS, SECRETS
+from vectorizer_operator.plan import (
+    Action,
+    Apply,
+    CreateSecret,
+    Delete,
+    ExpandVolume,
+    Observed,
+    PublishTopology,
+    plan,
+    with_failure,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +45,16 @@ class Reconciler:
     """Brings clusters to what they wish for. *fence* raises when this replica must not write any more."""
 
     def __init__(
-        self, client: KubeClient, *, default_image: str, fence: Callable[[], None], metrics: Metrics
+        self,
+        client: KubeClient,
+        engines: Engines,
+        *,
+        default_image: str,
+        fence: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         self._client = client
+        self._engines = engines
         self._default_image = default_image
         self._fence = fence
         self._metrics = metrics
@@ -44,14 +62,16 @@ class Reconciler:
     async def reconcile(self, key: ClusterKey) -> float | None:
         """One round. Returns the seconds after which the next one is due, None for a cluster that is gone."""
         with self._metrics.reconcile_seconds.time():
-            observed = await observe(self._client, namespace=key.namespace, name=key.name)
+            observed = await observe(
+                self._client, namespace=key.namespace, name=key.name, engines=self._engines
+            )
             if observed is None or "deletionTimestamp" in observed.cluster["metadata"]:
                 self._metrics.gone(key)
                 return None  # its children are the garbage collector's
             now = datetime.now(UTC)
             planned = plan(observed, now=now, default_image=self._default_image)
             try:
-                await self._act(key, planned.actions)
+                await self._act(key, observed, planned.actions)
             except ApiError as error:
                 if error.is_final:
                     failed = with_failure(planned, observed, message=str(error), now=now)
@@ -61,13 +81,17 @@ class Reconciler:
         resync = RESYNC_EVERY * random.uniform(0.9, 1.1)
         return resync if planned.requeue_after is None else min(planned.requeue_after, resync)
 
-    async def _act(self, key: ClusterKey, actions: tuple[Action, ...]) -> None:
+    async def _act(self, key: ClusterKey, observed: Observed, actions: tuple[Action, ...]) -> None:
         for action in actions:
             kind, name = _target(action)
             why = textwrap.shorten(action.why, LONGEST_WHY)
             logger.info("%s: %s %s %s: %s", key, type(action).__name__, kind, name, why)
             self._metrics.actions.labels(type(action).__name__, kind).inc()
-        await act(self._client, actions, namespace=key.namespace, fence=self._fence)
+
+        async def tell(topology: PublishTopology) -> None:
+            await self._engines.publish(topology, key=internal_key(observed))
+
+        await act(self._client, actions, namespace=key.namespace, fence=self._fence, tell=tell)
 
     async def _report(self, key: ClusterKey, observed: Observed, status: dict[str, Any]) -> None:
         before = observed.cluster.get("status") or {}
@@ -86,3 +110,7 @@ def _target(action: Action) -> tuple[str, str]:
             return action.kind, action.name
         case ExpandVolume():
             return CLAIMS.kind, action.name
+        case CreateSecret():
+            return SECRETS.kind, action.manifest["metadata"]["name"]
+        case PublishTopology():
+            return "Topology", str(action.version)

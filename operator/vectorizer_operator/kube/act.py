@@ -6,25 +6,43 @@ plan was made for (by uid) is refused by the API server, not executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.concurrently import concurrently
-from vectorizer_operator.kube.errors import NotFound
-from vectorizer_operator.kube.resources import CLAIMS, CLUSTERS, STATEFUL_SETS, child_resource, resource_of
-from vectorizer_operator.plan import Action, Apply, Delete, ExpandVolume
+from vectorizer_operator.kube.errors import Conflict, NotFound
+from vectorizer_operator.kube.resources import (
+    CLAIMS,
+    CLUSTERS,
+    SECRETS,
+    STATEFUL_SETS,
+    child_resource,
+    resource_of,
+)
+from vectorizer_operator.plan import Action, Apply, CreateSecret, Delete, ExpandVolume, PublishTopology
 
 Fence = Callable[[], None]
 """Raises when this replica must not write any more."""
 
 
-async def act(client: KubeClient, actions: Iterable[Action], *, namespace: str, fence: Fence) -> None:
-    """Execute *actions* on the objects of *namespace*. Raises the first failure; what follows it is left undone."""
+async def act(
+    client: KubeClient,
+    actions: Iterable[Action],
+    *,
+    namespace: str,
+    fence: Fence,
+    tell: Callable[[PublishTopology], Awaitable[None]] | None = None,
+) -> None:
+    """Execute *actions* on the objects of *namespace*. Raises the first failure; what follows it is left undone.
+
+    *tell* publishes a topology.
+    """
     for together in _in_steps(actions):
-        await concurrently(_execute(client, action, namespace, fence) for action in together)
+        await concurrently(_execute(client, action, namespace, fence, tell) for action in together)
 
 
 async def write_status(client: KubeClient, cluster: Mapping[str, Any], status: Mapping[str, Any]) -> None:
@@ -40,7 +58,13 @@ async def write_status(client: KubeClient, cluster: Mapping[str, Any], status: M
     await client.apply(CLUSTERS, manifest, subresource="status")
 
 
-async def _execute(client: KubeClient, action: Action, namespace: str, fence: Fence) -> None:
+async def _execute(
+    client: KubeClient,
+    action: Action,
+    namespace: str,
+    fence: Fence,
+    tell: Callable[[PublishTopology], Awaitable[None]] | None,
+) -> None:
     fence()
     match action:
         case Apply():
@@ -57,6 +81,13 @@ async def _execute(client: KubeClient, action: Action, namespace: str, fence: Fe
         case ExpandVolume():
             patch = {"spec": {"resources": {"requests": {"storage": action.size}}}}
             await client.merge(CLAIMS, action.name, patch, namespace=namespace)
+        case CreateSecret():
+            secret = {**action.manifest, "stringData": {action.key: secrets.token_urlsafe(32)}}
+            with suppress(Conflict):  # it was made by an operator that was killed before it saw it
+                await client.create(SECRETS, secret)
+        case PublishTopology():
+            assert tell is not None, "engines that were not asked are not told"
+            await tell(action)
 
 
 def _in_steps(actions: Iterable[Action]) -> Iterator[list[Action]]:

@@ -11,11 +11,16 @@ for 3 ms of a read by name).
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from vectorizer_operator.api import CLUSTER_LABEL
+from vectorizer_operator.api.constants import INTERNAL_KEY
+from vectorizer_operator.api.rules import OBJECT_STORE_PATH, value_at
+from vectorizer_operator.engines import Engines
 from vectorizer_operator.kube.client import KubeClient, Object
 from vectorizer_operator.kube.concurrently import concurrently
 from vectorizer_operator.kube.errors import NotFound
@@ -23,21 +28,29 @@ from vectorizer_operator.kube.resources import (
     CLAIMS,
     CLUSTERS,
     PODS,
+    SECRETS,
     STATEFUL_SETS,
     Resource,
     child_resource,
 )
-from vectorizer_operator.manifests import child_refs
+from vectorizer_operator.manifests import child_refs, internal_secret_name
 from vectorizer_operator.manifests.stateful_set import DATA_VOLUME
-from vectorizer_operator.plan import Observed
+from vectorizer_operator.plan import Member, Observed
+from vectorizer_operator.plan.pods import Pod
 
 
 async def observe(
-    client: KubeClient, *, namespace: str, name: str, stand_in: Object | None = None
+    client: KubeClient,
+    *,
+    namespace: str,
+    name: str,
+    stand_in: Object | None = None,
+    engines: Engines | None = None,
 ) -> Observed | None:
     """The cluster with its children, pods and volume claims, or None when there is no such cluster.
 
-    With *stand_in*, what lies where a cluster would come: that stands for it as long as there is none.
+    With *stand_in*, what lies where a cluster would come: that stands for it as long as there is none. With *engines*,
+    also what the engines of a cluster whose pods share a store say.
     """
     refs = child_refs(name)
     first_pod = f"{name}-0"
@@ -59,7 +72,21 @@ async def observe(
         pods, claims = await concurrently(
             client.list(resource, namespace=namespace, label_selector=selector) for resource in (PODS, CLAIMS)
         )
-    return Observed(cluster=cluster, children=found, pods=pods, pvcs=claims)
+    observed = Observed(cluster=cluster, children=found, pods=pods, pvcs=claims)
+    if engines is None or value_at(cluster, OBJECT_STORE_PATH) is None:
+        return observed
+    secret = await _get(client, SECRETS, namespace, internal_secret_name(name))
+    if secret is None:
+        return replace(observed, engines={})
+    found[SECRETS.kind, internal_secret_name(name)] = secret
+    members = [Member(pod.name, pod.address) for pod in map(Pod, pods) if pod.ip is not None]
+    return replace(observed, engines=await engines.ask(members, key=internal_key(observed)))
+
+
+def internal_key(observed: Observed) -> str:
+    """The key that the engines of the cluster show each other. KeyError where its Secret was not observed."""
+    secret = observed.children[SECRETS.kind, internal_secret_name(observed.cluster["metadata"]["name"])]
+    return base64.b64decode((secret.get("data") or {}).get(INTERNAL_KEY, "")).decode(errors="replace")
 
 
 def _may_have_more_pods(cluster: Mapping[str, Any], stateful_set: Mapping[str, Any]) -> bool:

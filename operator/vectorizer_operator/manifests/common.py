@@ -33,6 +33,11 @@ def config_name(cluster: str) -> str:
     return f"{cluster}-config"
 
 
+def internal_secret_name(cluster: str) -> str:
+    """Of the Secret with the key that the engines of a cluster show each other."""
+    return f"{cluster}-internal"
+
+
 def selector(cluster: str) -> dict[str, str]:
     """What the pods of a cluster, and no others, are labelled with. Kubernetes puts it on the volume claims too,
     and a StatefulSet's selector can never change: neither can this."""

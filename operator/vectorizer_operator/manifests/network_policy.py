@@ -1,4 +1,5 @@
-"""Which connections the pods may have: clients in on the REST API's port, nothing out but to an object store."""
+"""Which connections the pods may have: clients in on the REST API's port, nothing out but to an object store
+and to each other."""
 
 from typing import Any
 
@@ -17,6 +18,9 @@ _METADATA_SERVICES = "169.254.0.0/16"
 def network_policy(cluster: VectorizerCluster) -> Manifest:
     store = cluster.spec.storage.object_store
     egress = [] if store is None or store.scheme == "file" else _to_the_store(store)
+    if store is not None:
+        pods = {"podSelector": {"matchLabels": selector(cluster.metadata.name)}}
+        egress.append({"to": [pods], "ports": [{"port": PORT_NAME, "protocol": "TCP"}]})
     return child(
         cluster,
         api_version="networking.k8s.io/v1",

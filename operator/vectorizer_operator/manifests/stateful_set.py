@@ -15,12 +15,13 @@ from vectorizer_operator.api.constants import (
     CONFIG_HASH_ANNOTATION,
     CONTAINER,
     DEFAULT_IMAGE_ANNOTATION,
+    INTERNAL_KEY,
     OBJECT_STORE_ANNOTATION,
     PORT,
     PORT_NAME,
 )
 from vectorizer_operator.api.object_store import CREDENTIALS
-from vectorizer_operator.api.spec import Tenant, VectorizerClusterSpec
+from vectorizer_operator.api.spec import Tenant
 from vectorizer_operator.capacity import pod_memory_bytes
 from vectorizer_operator.manifests.common import (
     Manifest,
@@ -28,6 +29,7 @@ from vectorizer_operator.manifests.common import (
     config_name,
     content_hash,
     headless_name,
+    internal_secret_name,
     labels,
     selector,
 )
@@ -154,7 +156,7 @@ def _tenants_volume(tenants: list[Tenant]) -> Iterator[dict[str, Any]]:
 
 
 def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
-    extra, env = cluster.spec.pod_template, list(_environment(cluster.spec))
+    extra, env = cluster.spec.pod_template, list(_environment(cluster))
     return {
         "name": CONTAINER,
         "image": image,
@@ -181,7 +183,8 @@ def _container(cluster: VectorizerCluster, *, image: str) -> dict[str, Any]:
     }
 
 
-def _environment(spec: VectorizerClusterSpec) -> Iterator[dict[str, Any]]:
+def _environment(cluster: VectorizerCluster) -> Iterator[dict[str, Any]]:
+    spec = cluster.spec
     for variable, reference in (
         ("VECTORIZER__AUTH__API_KEY", spec.auth.api_key_secret_ref),
         ("VECTORIZER__AUTH__READ_ONLY_API_KEY", spec.auth.read_only_api_key_secret_ref),
@@ -189,6 +192,17 @@ def _environment(spec: VectorizerClusterSpec) -> Iterator[dict[str, Any]]:
         if reference is not None:
             yield _from_secret(variable, name=reference.name, key=reference.key)
     store = spec.storage.object_store
+    if store is not None:
+        # With one pod too, so that others may come without a restart of this one.
+        yield {
+            "name": "VECTORIZER__CLUSTER__POD_NAME",
+            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+        }
+        yield _from_secret(
+            "VECTORIZER__CLUSTER__INTERNAL_KEY",
+            name=internal_secret_name(cluster.metadata.name),
+            key=INTERNAL_KEY,
+        )
     if store is not None and store.secret_ref is not None:
         for variable, required in CREDENTIALS[store.scheme].items():
             optional = {} if required else {"optional": True}

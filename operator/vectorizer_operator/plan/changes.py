@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vectorizer_engine.cluster.quantity import parse_quantity
-from vectorizer_operator.manifests import Manifest, child_refs
+from vectorizer_operator.api.cluster import VectorizerCluster
+from vectorizer_operator.api.constants import INTERNAL_KEY
+from vectorizer_operator.manifests import Manifest, child_refs, internal_secret
 from vectorizer_operator.plan.drift import difference, rendered_hash
-from vectorizer_operator.plan.model import Action, Apply, Delete, ExpandVolume, Object, Observed
+from vectorizer_operator.plan.model import Action, Apply, CreateSecret, Delete, ExpandVolume, Object, Observed
 from vectorizer_operator.plan.pods import Pod
 from vectorizer_operator.plan.predicates import (
     claim_size,
@@ -57,6 +59,15 @@ def pod_changes(live: Object, pods: Sequence[Pod]) -> Iterator[Delete]:
     outdated = one_pod_at_a_time(pods, revision, live["spec"].get("replicas", 1))
     if outdated is not None:
         yield _delete("v1", outdated.object, "it runs an old pod template")
+
+
+def secret_changes(observed: Observed, cluster: VectorizerCluster) -> Iterator[CreateSecret]:
+    """The key that engines over one store show each other, where there is none."""
+    if cluster.spec.storage.object_store is None:
+        return
+    manifest = internal_secret(cluster)
+    if _key(manifest) not in observed.children:
+        yield CreateSecret(manifest, INTERNAL_KEY, "it does not exist")
 
 
 def _why_apply(live: Object, manifest: Manifest) -> str | None:

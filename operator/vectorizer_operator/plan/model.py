@@ -2,10 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Object = Mapping[str, Any]
 """A Kubernetes object as the API server gives it."""
+
+
+class Member(NamedTuple):
+    """An engine that serves shards: its pod's name, and HOST:PORT."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What an engine says: the newest topology that it knows, and how many shards it is yet to open by it."""
+
+    version: int
+    members: tuple[Member, ...]
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,13 +29,15 @@ class Observed:
     """The live state of one cluster.
 
     `children` holds what exists of `manifests.child_refs`, read by name, by (kind, name); `pods` and `pvcs` are those
-    labelled with the cluster's name, terminating ones included.
+    labelled with the cluster's name, terminating ones included. `engines` is there where the pods share a store: by the
+    pod's name what its engine says, None where it does not answer.
     """
 
     cluster: Object
     children: Mapping[tuple[str, str], Object] = field(default_factory=dict)
     pods: Sequence[Object] = ()
     pvcs: Sequence[Object] = ()
+    engines: Mapping[str, Engine | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +72,26 @@ class ExpandVolume:
     why: str
 
 
-Action = Apply | Delete | ExpandVolume
+@dataclass(frozen=True, slots=True)
+class CreateSecret:
+    """Create the Secret `manifest` with a random value at `key`, which nobody else knows."""
+
+    manifest: dict[str, Any]
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishTopology:
+    """Tell the engines `to` that `members` are those who serve."""
+
+    version: int
+    members: tuple[Member, ...]
+    to: tuple[Member, ...]
+    why: str
+
+
+Action = Apply | Delete | ExpandVolume | CreateSecret | PublishTopology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,17 @@ from vectorizer_operator.api.rules import violations, warnings
 from vectorizer_operator.api.status import ConditionType
 from vectorizer_operator.capacity import pod_memory_bytes
 from vectorizer_operator.manifests import Manifest, render, selector
-from vectorizer_operator.plan.changes import child_changes, pod_changes
-from vectorizer_operator.plan.model import Action, Delete, ExpandVolume, Object, Observed, Plan
+from vectorizer_operator.plan.changes import child_changes, pod_changes, secret_changes
+from vectorizer_operator.plan.model import (
+    Action,
+    Apply,
+    Delete,
+    ExpandVolume,
+    Object,
+    Observed,
+    Plan,
+    PublishTopology,
+)
 from vectorizer_operator.plan.pods import Pod
 from vectorizer_operator.plan.predicates import (
     SPEC_GUARDS,
@@ -28,6 +37,13 @@ from vectorizer_operator.plan.predicates import (
     stateful_set_has_caught_up,
 )
 from vectorizer_operator.plan.status import Verdict, conditions
+from vectorizer_operator.plan.topology import (
+    all_shards_served,
+    drained_before_removed,
+    leaves_by_scaling,
+    look_again,
+    topology_changes,
+)
 
 PROGRESS_DEADLINE = timedelta(minutes=10)
 """A pod that has not answered for so long will hardly do so by itself (Kubernetes' own default for a Deployment)."""
@@ -46,7 +62,7 @@ def plan(observed: Observed, *, now: datetime, default_image: str) -> Plan:
     if judged.block is not None:
         return _blocked(observed, judged.block, now=now, cluster=judged.cluster)
     assert judged.cluster is not None
-    return _rollout(observed, judged.cluster, judged.desired, now=now)
+    return _rollout(observed, judged.cluster, judged.desired, now=now, default_image=default_image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +112,40 @@ class _Progress:
 
 
 def _rollout(
-    observed: Observed, cluster: VectorizerCluster, desired: Sequence[Manifest], *, now: datetime
+    observed: Observed,
+    cluster: VectorizerCluster,
+    desired: Sequence[Manifest],
+    *,
+    now: datetime,
+    default_image: str,
 ) -> Plan:
     live = observed.children.get(("StatefulSet", cluster.metadata.name))
     pods = _pods(observed, live)
-    actions: tuple[Action, ...] = tuple(child_changes(observed, desired))
+    leaving: list[str] = []
+    if observed.engines is not None and live is not None:
+        leaving = leaves_by_scaling(pods, cluster.spec.replicas)
+        if not all(drained_before_removed(observed, name) for name in leaving):
+            kept = live["spec"].get("replicas", 1)
+            spec = cluster.spec.model_copy(update={"replicas": kept})
+            desired = render(
+                cluster.model_copy(update={"spec": spec}), default_image=_created_with(live) or default_image
+            )
+    actions: tuple[Action, ...] = (*secret_changes(observed, cluster), *child_changes(observed, desired))
     if not actions and live is not None and "deletionTimestamp" not in live["metadata"]:
-        actions = tuple(pod_changes(live, pods))
-    progress = _progress(cluster, live, pods, actions, now=now)
+        replaced = list(pod_changes(live, pods))
+        if observed.engines is not None:
+            leaving += [pod.name for pod in replaced]
+            replaced = [
+                pod
+                for pod in replaced
+                if not _ready(pods, pod.name) or drained_before_removed(observed, pod.name)
+            ]
+        actions = tuple(replaced)
+    topology = tuple(topology_changes(observed, pods, leaving, now=now))
+    actions += topology
+    progress = _progress(
+        cluster, live, pods, actions, moving=list(all_shards_served(observed, pods, leaving)), now=now
+    )
     verdicts = {
         ConditionType.READY: progress.ready,
         ConditionType.RECONCILING: progress.reconciling,
@@ -115,7 +157,8 @@ def _rollout(
     status = _status(observed, pods, verdicts, revision=_revision(live), now=now)
     status["cache"] = {"limitBytes": limit}
     return Plan(
-        actions=() if cluster.spec.paused else actions,
+        # Which pods there are is not for us to pause: engines hear of it all the same.
+        actions=topology if cluster.spec.paused else actions,
         status=status,
         requeue_after=progress.requeue_after,
     )
@@ -127,15 +170,23 @@ def _progress(
     pods: list[Pod],
     actions: Sequence[Action],
     *,
+    moving: Sequence[str],
     now: datetime,
 ) -> _Progress:
-    waiting = list(_waiting_for(cluster.spec.replicas, live, pods))
-    pending = [_in_words(action) for action in actions]
-    if cluster.spec.paused:
+    """*moving* is what is missing until every shard is served where it belongs, in words."""
+    waiting = [*_waiting_for(cluster.spec.replicas, live, pods), *moving]
+    paused = cluster.spec.paused
+    pending = [
+        _in_words(action) for action in actions if not (paused and isinstance(action, PublishTopology))
+    ]
+    soon: list[float] = []
+    if moving or any(isinstance(action, PublishTopology) for action in actions):
+        soon += look_again(pods, now=now)
+    if paused:
         done: Verdict = (False, "Paused", "spec.paused is true: nothing is changed")
         if pending:
             message = f"spec.paused is true; to be done when it is false: {_join(pending)}"
-            return _Progress((False, "Paused", message), done, done)
+            return _Progress((False, "Paused", message), done, done, min(soon, default=None))
         if not waiting:
             return _Progress((True, "Paused", "spec.paused is true, and nothing is to be done"), done, done)
     if not pending and not waiting:
@@ -147,17 +198,18 @@ def _progress(
             (False, reason, "nothing is in the way"),
         )
     message = _join(pending + waiting)
-    deadlines = [pod.unready_since + PROGRESS_DEADLINE for pod in pods if not pod.ready]
+    deadlines = [pod.changed + PROGRESS_DEADLINE for pod in pods if not pod.ready]
     if not pending and any(deadline <= now for deadline in deadlines):
         verdict = ("PodNotReady", message)
         # Not reconciling any more: kstatus takes that for InProgress, whatever else is said.
         return _Progress((False, *verdict), (False, *verdict), (True, *verdict))
-    reason = "Progressing" if pending else "WaitingForPods"
+    reason = "Progressing" if pending else "MovingShards" if len(waiting) == len(moving) else "WaitingForPods"
+    soon += [(deadline - now).total_seconds() for deadline in deadlines if deadline > now]
     return _Progress(
         (False, reason, message),
         (True, reason, message),
         (False, reason, "nothing is in the way"),
-        min(((deadline - now).total_seconds() for deadline in deadlines if deadline > now), default=None),
+        min(soon, default=None),
     )
 
 
@@ -193,8 +245,13 @@ def _blocked(
         ConditionType.RULES_HONOURED: _rules_verdict(observed.cluster),
         ConditionType.MEMORY_BUDGET_HONOURED: _memory_verdict(cluster) if cluster else unknown,
     }
-    status = _status(observed, _pods(observed, live), verdicts, revision=_revision(live), now=now)
-    return Plan(actions=(), status=status, requeue_after=block.look_again_after)
+    pods = _pods(observed, live)
+    status = _status(observed, pods, verdicts, revision=_revision(live), now=now)
+    topology = tuple(topology_changes(observed, pods, (), now=now))  # for the pods that there are
+    pauses = [block.look_again_after] if block.look_again_after is not None else []
+    if topology or any(all_shards_served(observed, pods)):
+        pauses += look_again(pods, now=now)
+    return Plan(actions=topology, status=status, requeue_after=min(pauses, default=None))
 
 
 def _status(
@@ -263,6 +320,10 @@ def _pods(observed: Observed, live: Object | None) -> list[Pod]:
     return sorted(own, key=lambda pod: pod.ordinal)
 
 
+def _ready(pods: Sequence[Pod], name: str) -> bool:
+    return any(pod.name == name and pod.ready for pod in pods)
+
+
 def _revision(live: Object | None) -> str | None:
     revision: str | None = (live or {}).get("status", {}).get("updateRevision")
     return revision
@@ -285,7 +346,10 @@ def _in_words(action: Action) -> str:
         return f"delete {action.kind} {action.name}: {action.why}"
     if isinstance(action, ExpandVolume):
         return f"expand PersistentVolumeClaim {action.name} to {action.size}: {action.why}"
-    return f"apply {action.manifest['kind']} {action.manifest['metadata']['name']}: {action.why}"
+    if isinstance(action, PublishTopology):
+        return f"publish topology {action.version}: {action.why}"
+    verb = "apply" if isinstance(action, Apply) else "create"
+    return f"{verb} {action.manifest['kind']} {action.manifest['metadata']['name']}: {action.why}"
 
 
 def _join(parts: Sequence[str]) -> str:

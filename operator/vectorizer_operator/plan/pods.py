@@ -59,8 +59,26 @@ class Pod:
         return None
 
     @property
-    def unready_since(self) -> datetime:
-        """When it stopped answering, was made, or has to be gone, for a pod that is not ready."""
+    def ip(self) -> str | None:
+        """Its address, once it has one."""
+        ip: str | None = self.object.get("status", {}).get("podIP")
+        return ip
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of its engine."""
+        host = f"[{self.ip}]" if self.ip and ":" in self.ip else self.ip
+        return f"{host}:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether its engine's process runs."""
+        statuses = self.object.get("status", {}).get("containerStatuses", ())
+        return any(each["name"] == CONTAINER and "running" in each.get("state", {}) for each in statuses)
+
+    @property
+    def changed(self) -> datetime:
+        """When it began or ceased to answer, was made, or has to be gone."""
         metadata = self.object["metadata"]
         answered = self._condition("Ready").get("lastTransitionTime")
         since = metadata.get("deletionTimestamp") or answered or metadata["creationTimestamp"]

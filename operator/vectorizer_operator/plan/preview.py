@@ -15,7 +15,7 @@ from vectorizer_operator.api.constants import CONFIG_HASH_ANNOTATION, RENDERED_H
 from vectorizer_operator.manifests import Manifest
 from vectorizer_operator.plan.changes import child_changes
 from vectorizer_operator.plan.drift import difference, may_be_secret
-from vectorizer_operator.plan.model import Apply, Delete, Object, Observed
+from vectorizer_operator.plan.model import Apply, Delete, ExpandVolume, Object, Observed
 from vectorizer_operator.plan.planner import judge
 from vectorizer_operator.plan.pods import Pod
 from vectorizer_operator.plan.predicates import Block
@@ -167,7 +167,7 @@ def _objects(after: Observed, now: Sequence[Manifest], then: Sequence[Manifest])
             orphans = action.propagation == "Orphan"
             verb: Literal["replace", "delete"] = "replace" if orphans else "delete"
             yield ObjectPreview(verb=verb, kind=action.kind, name=action.name, why=action.why)
-        else:
+        elif isinstance(action, ExpandVolume):
             yield ObjectPreview(verb="expand", kind="PersistentVolumeClaim", name=action.name, why=action.why)
 
 

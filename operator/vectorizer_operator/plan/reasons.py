@@ -72,6 +72,11 @@ REASONS: dict[str, Reason] = {
         "Everything is applied; pods are starting or stopping.",
         "Wait: after ten minutes it is called stalled.",
     ),
+    "MovingShards": Reason(
+        "state",
+        "All pods answer, and shards move between them; requests for a shard that moves wait.",
+        "Wait; the message has the engines that it takes. If one stays, look at its log.",
+    ),
     "Progressing": Reason(
         "state", "A rollout is under way, a step at a time.", "Wait; the message has the next steps."
     ),

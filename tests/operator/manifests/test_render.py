@@ -9,7 +9,7 @@ from vectorizer_engine.cluster.validator import validate_cluster_config
 from vectorizer_engine.config import ServerConfig, parse_config
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.capacity import IDLE_BYTES, pod_memory_bytes
-from vectorizer_operator.manifests import child_refs, config_yaml, render
+from vectorizer_operator.manifests import child_refs, config_yaml, render, selector
 
 
 def cluster(**spec: Any) -> VectorizerCluster:
@@ -186,13 +186,25 @@ def test_the_engine_is_told_where_its_object_store_is() -> None:
 )
 def test_the_credentials_of_its_kind_come_from_the_secret(url: str, required: set[str]) -> None:
     env = container(storage={"objectStore": {"url": url, "secretRef": {"name": "keys"}}})["env"]
-    references = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in env}
+    references = {
+        each["name"]: each["valueFrom"]["secretKeyRef"] for each in env if "VECTORIZER" not in each["name"]
+    }
     assert {name for name, each in references.items() if not each.get("optional")} == required
     assert all((each["name"], each["key"]) == ("keys", name) for name, each in references.items())
 
 
 def test_another_secret_rolls_the_pods_and_none_leaves_them_without_credentials() -> None:
-    assert "env" not in container(storage={"objectStore": S3})
+    env = container(storage={"objectStore": S3})["env"]
+    assert env == [
+        {
+            "name": "VECTORIZER__CLUSTER__POD_NAME",
+            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+        },
+        {
+            "name": "VECTORIZER__CLUSTER__INTERNAL_KEY",
+            "valueFrom": {"secretKeyRef": {"name": "demo-internal", "key": "key"}},
+        },
+    ]
     one, other = (container(storage={"objectStore": {**S3, "secretRef": {"name": n}}}) for n in "ab")
     assert one != other
 
@@ -202,7 +214,12 @@ def ports(rule: dict[str, Any]) -> set[tuple[str, int | None]]:
 
 
 def egress(store: dict[str, Any], **spec: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = stored(store, **spec)["NetworkPolicy", "demo"]["spec"].get("egress", [])
+    """The rules about the store. The last one is about the other pods."""
+    *found, peers = stored(store, **spec)["NetworkPolicy", "demo"]["spec"]["egress"]
+    assert peers == {
+        "to": [{"podSelector": {"matchLabels": selector("demo")}}],
+        "ports": [{"port": "http", "protocol": "TCP"}],
+    }
     return found
 
 

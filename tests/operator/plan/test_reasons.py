@@ -9,6 +9,7 @@ from vectorizer_operator.plan.reasons import REASONS
 
 _NO_REASONS = {
     *("StatefulSet", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "PodScheduled", "ExpandVolume"),
+    *("CreateSecret", "PublishTopology"),
     "BeingDeleted",  # of a preview, which writes no condition
 }
 

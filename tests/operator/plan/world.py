@@ -8,16 +8,28 @@ that the server fills in. It is for the plan's logic; the operator's loop is tes
 import copy
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from vectorizer_operator.plan import Apply, Delete, ExpandVolume, Observed, Plan, plan
+from vectorizer_operator.plan import (
+    Action,
+    Apply,
+    CreateSecret,
+    Engine,
+    ExpandVolume,
+    Observed,
+    Plan,
+    PublishTopology,
+    plan,
+)
 from vectorizer_operator.plan.planner import PROGRESS_DEADLINE
 from vectorizer_operator.plan.status import timestamp
 
 IMAGE = "engine:1"
 NAME = "demo"
 START = datetime(2026, 1, 1, tzinfo=UTC)
+NOTHING_KNOWN = Engine(0, (), 0)
 
 
 class World:
@@ -29,6 +41,10 @@ class World:
         self.pvcs: dict[str, dict[str, Any]] = {}
         self.broken_images: set[str] = set()
         self._uids = 0
+        # What the engines of a cluster with a store know, by pod; what they knew stays on their volumes.
+        self.engines: dict[str, Engine] = {}
+        self.frozen: set[str] = set()
+        self.starting: set[str] = set()
         self.cluster: dict[str, Any] = {
             "apiVersion": "vectorizer.io/v1",
             "kind": "VectorizerCluster",
@@ -67,7 +83,18 @@ class World:
             children=copy.deepcopy(self.children),
             pods=copy.deepcopy(list(self.pods.values())),
             pvcs=copy.deepcopy(list(self.pvcs.values())),
+            engines={name: self.answer_of(name) for name in self.pods} if self.has_store else None,
         )
+
+    @property
+    def has_store(self) -> bool:
+        return "objectStore" in (self.cluster["spec"].get("storage") or {})
+
+    def answer_of(self, name: str) -> Engine | None:
+        """What the operator hears from the engine of a pod."""
+        pod = self.pods.get(name)
+        runs = pod is not None and "podIP" in pod["status"] and not {name} & (self.frozen | self.starting)
+        return self.engines.get(name, NOTHING_KNOWN) if runs else None
 
     def operate(self) -> Plan:
         """One round: plan, act, report."""
@@ -77,9 +104,13 @@ class World:
         self.cluster["status"] = copy.deepcopy(planned.status)
         return planned
 
-    def _execute(self, action: Apply | Delete | ExpandVolume) -> None:
+    def _execute(self, action: Action) -> None:
         if isinstance(action, Apply):
             self._apply(action.manifest)
+        elif isinstance(action, CreateSecret):
+            self._apply({**action.manifest, "stringData": {action.key: "secret"}})
+        elif isinstance(action, PublishTopology):
+            self._publish(action)
         elif isinstance(action, ExpandVolume):
             self.pvcs[action.name]["spec"]["resources"]["requests"]["storage"] = action.size
         elif action.kind == "Pod":
@@ -92,6 +123,14 @@ class World:
                 assert action.propagation == "Orphan", "deleting a StatefulSet must not take its pods"
                 for pod in self.pods.values():
                     pod["metadata"]["ownerReferences"] = []
+
+    def _publish(self, topology: PublishTopology) -> None:
+        for name, _ in topology.to:
+            before = self.answer_of(name)
+            if before is None or before.version >= topology.version:
+                continue
+            moves = any(member.name == name for member in topology.members)
+            self.engines[name] = Engine(topology.version, topology.members, waiting=int(moves))
 
     def _apply(self, manifest: dict[str, Any]) -> None:
         manifest = json.loads(json.dumps(manifest))
@@ -184,13 +223,35 @@ class World:
             {"metadata": {"name": f"data-{name}", "uid": self._uid()}, "spec": copy.deepcopy(claim["spec"])},
         )
 
+    def open_shards(self) -> bool:
+        """The engines' turn: one of them opens the shards that it waits for."""
+        for name in self.pods:
+            engine = self.answer_of(name)
+            if engine is not None and engine.waiting:
+                self.engines[name] = replace(engine, waiting=0)
+                return True
+        return False
+
     def run_pods(self) -> bool:
-        """The kubelet's turn: pods whose image works become ready, the others say what is wrong."""
+        """The kubelet's turn: pods whose image works become ready, the others say what is wrong.
+
+        A pod of a cluster with a store runs first, and is ready when its engine has heard of a topology.
+        """
         changed = False
-        for pod in self.pods.values():
+        for name, pod in self.pods.items():
+            if "deletionTimestamp" in pod["metadata"]:
+                continue
             works = pod["spec"]["containers"][0]["image"] not in self.broken_images
-            if "deletionTimestamp" not in pod["metadata"]:
-                changed |= self.report_pod(pod, ready=works)
+            if works and "podIP" not in pod["status"]:
+                pod["status"] |= {"podIP": f"10.0.0.{pod['metadata']['uid'].removeprefix('uid-')}"}
+                changed = True
+            engine = self.answer_of(name)
+            if works and self.has_store and not (engine and engine.version):
+                pod["status"]["containerStatuses"] = [{"name": "engine", "state": {"running": {}}}]
+                if name in self.frozen:
+                    changed |= self.report_pod(pod, ready=False)
+                continue
+            changed |= self.report_pod(pod, ready=works and name not in self.frozen)
         return changed
 
     def report_pod(self, pod: dict[str, Any], *, ready: bool) -> bool:
@@ -205,7 +266,7 @@ class World:
             "status": str(ready),
             "lastTransitionTime": timestamp(self.now),
         }
-        pod["status"] = {
+        pod["status"] |= {
             "conditions": list(conditions.values()),
             "containerStatuses": [{"name": "engine", "state": state}],
         }
@@ -219,6 +280,7 @@ class World:
             busy = bool(planned.actions) or before != self.cluster["status"]
             busy |= self.control()
             busy |= self.run_pods()
+            busy |= self.open_shards()
             self.now += timedelta(seconds=1)
             if not busy:
                 return planned
