@@ -53,8 +53,8 @@ class SegmentIndex:
         self._vectors = vectors
         self._distance = distance
         self._memory = memory
-        # faiss keeps something for each thread that searched, of which the API has two for each core.
-        scratch = 2 * threads * quantized.scratch_bytes(len(vectors))
+        # faiss keeps something for each thread that searched: the API has two for each core, and batches one.
+        scratch = 3 * threads * quantized.scratch_bytes(len(vectors))
         self.nbytes = self._backend.open_bytes(len(vectors)) + scratch
         self._ask = ask
         self._next_ask = float("-inf")

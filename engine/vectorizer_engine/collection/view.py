@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vectorizer_engine.collection.batch import spread
 from vectorizer_engine.collection.selection import Selector
 from vectorizer_engine.index.base import Distance, Hits, Vectors
 from vectorizer_engine.index.flat import FlatIndex
@@ -149,16 +150,20 @@ class View:
         self, queries: Vectors, limit: int, how: SearchMode, *, selector: Selector | None
     ) -> list[list[Found]]:
         """For each row of *queries* (float32 [q, d], C order) up to *limit* nearest points, closest first."""
-        asked: list[tuple[Part, list[Hits]]] = []
-        for part in self.parts:
-            allowed = part.live if selector is None else selector.choose(part)
-            if allowed.count == 0:
-                continue
-            asked.append((part, part.search(queries, limit, allowed, how)))
-        return [
-            _nearest([(part, answers[row]) for part, answers in asked], limit, how.distance)
-            for row in range(len(queries))
+        asked = [
+            (part, allowed)
+            for part in self.parts
+            if (allowed := part.live if selector is None else selector.choose(part)).count
         ]
+
+        def answer(rows: Vectors) -> list[list[Found]]:
+            hits = [(part, part.search(rows, limit, allowed, how)) for part, allowed in asked]
+            return [
+                _nearest([(part, found[row]) for part, found in hits], limit, how.distance)
+                for row in range(len(rows))
+            ]
+
+        return spread(answer, queries)
 
 
 def _nearest(answers: list[tuple[Part, Hits]], limit: int, distance: Distance) -> list[Found]:

@@ -1,0 +1,55 @@
+"""A batch of searches spread over the cores.
+
+An index searches without Python's lock, so several threads get through a batch faster than one. The thread that has the
+batch takes part itself and needs nobody: helpers take pieces as long as there are some, and where all of them are
+busy with other batches, it does everything. A single search stays in its thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from vectorizer_engine.cores import usable_cores
+from vectorizer_engine.index.base import Vectors
+
+T = TypeVar("T")
+
+ROWS_AT_ONCE = 16
+"""Queries of a piece: 2 ms. Fewer would wait for Python's lock more often than they need to."""
+
+HELPERS = usable_cores() - 1
+
+_helpers = ThreadPoolExecutor(max(1, HELPERS), thread_name_prefix="batch")
+
+
+def spread(work: Callable[[Vectors], list[T]], queries: Vectors) -> list[T]:
+    """What *work* makes of *queries* (float32 [q, d]), one item for each row. It is called for some rows at a time.
+
+    Raises what *work* raises.
+    """
+    if len(queries) <= ROWS_AT_ONCE or not HELPERS:
+        return work(queries)
+    starts = range(0, len(queries), ROWS_AT_ONCE)
+    left = deque(starts)
+    done: dict[int, list[T]] = {}
+
+    def take_part() -> None:
+        while left:
+            try:
+                start = left.popleft()
+            except IndexError:  # somebody else took the last one
+                return
+            done[start] = work(queries[start : start + ROWS_AT_ONCE])
+
+    helping = [_helpers.submit(take_part) for _ in range(min(HELPERS, len(starts) - 1))]
+    try:
+        take_part()
+    finally:
+        left.clear()
+        for helper in helping:
+            if not helper.cancel():
+                helper.result()
+    return [item for start in starts for item in done[start]]
