@@ -74,7 +74,8 @@ class Scored(Record):
     __slots__ = ("score",)
 
     def __init__(self, place: Content, stamp: Stamp, score: float) -> None:
-        super().__init__(place, stamp)
+        self.place = place  # not by the other's, which would take as long again for each hit of a search
+        self.stamp = stamp
         self.score = score
 
 
@@ -97,6 +98,8 @@ def decode_payload(text: bytes) -> Payload:
 
 def _stamps(places: Sequence[Place]) -> Iterable[Stamp]:
     """The stamp of each place, with one read of each part."""
+    if len({id(place.part) for place in places}) == 1:  # nearly always so where nothing is written
+        return places[0].part.source.stamps([place.offset for place in places])
     by_part: dict[int, list[Place]] = {}
     for place in places:
         by_part.setdefault(id(place.part), []).append(place)

@@ -16,6 +16,7 @@ as queries; docs/decisions/0003 has the tables.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,11 @@ class QuantizedIndex:
 
     def _candidates(self, queries: Vectors, wanted: int, ef: int, mask: Mask | None) -> Offsets:
         pointer = faiss.swig_ptr
-        selector = None if mask is None else faiss.IDSelectorBitmap(len(self._vectors), pointer(mask))
-        parameters = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
+        if mask is None:
+            parameters = _parameters(ef)
+        else:
+            selector = faiss.IDSelectorBitmap(len(self._vectors), pointer(mask))
+            parameters = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
         scores = np.empty((len(queries), wanted), np.float32)
         candidates = np.empty((len(queries), wanted), np.int64)
         if self._distance in _INTEGER_CODES:
@@ -213,6 +217,12 @@ class QuantizedIndex:
             len(queries), pointer(queries), wanted, pointer(scores), pointer(candidates), parameters
         )
         return candidates
+
+
+@lru_cache(maxsize=16)
+def _parameters(ef: int) -> Any:
+    """Made once: that takes as long as a twentieth of a search. faiss only reads them."""
+    return faiss.SearchParametersHNSW(efSearch=ef)
 
 
 def _scaled(queries: Vectors) -> Vectors:

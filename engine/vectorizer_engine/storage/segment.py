@@ -53,6 +53,7 @@ _BATCH = 1024
 _WINDOW = 16 * _BATCH
 _BATCH_PAYLOAD_BYTES = 1024**2
 _KEY_BYTES = {1: 9, 2: 17}
+_STAMPS = {kind: struct.Struct(f"<Q{size}s").unpack_from for kind, size in _KEY_BYTES.items()}
 
 
 class Stamp(NamedTuple):
@@ -80,7 +81,8 @@ def encode_point(point: StoredPoint) -> bytes:
 
 
 def decode_stamp(value: memoryview) -> Stamp:
-    return Stamp(bytes(value[_VERSION.size : _payload_start(value)]), _VERSION.unpack_from(value)[0])
+    version, key = _STAMPS[value[_VERSION.size]](value)
+    return Stamp(key, version)
 
 
 def decode_point(value: memoryview) -> StoredPoint:
