@@ -36,7 +36,7 @@ from vectorizer_engine.collection.types import (
     PointId,
     Predicate,
 )
-from vectorizer_engine.collection.view import SearchMode
+from vectorizer_engine.collection.view import Place, SearchMode
 from vectorizer_engine.errors import PointNotFound, StoreClosed, WriteInDoubt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.index.planner import SegmentLayout
@@ -44,7 +44,10 @@ from vectorizer_engine.storage.keys import decode_id, encode_id
 from vectorizer_engine.storage.payload_index import FieldType
 
 _POINTS_AT_ONCE = 1000
-"""A change that a filter selects is written in steps of so many points."""
+"""A change of payloads, or what a filter selects, is written in steps of so many points."""
+
+_BYTES_AT_ONCE = 4 * 1024**2
+"""And of so many bytes of payloads, which are on the heap while they are changed, unless one point has more."""
 
 
 class Collection:
@@ -119,7 +122,8 @@ class Collection:
             return self._shard.delete(keys, None, wait=wait)
         selector = self._shard.selector(predicate)
         return self._step_by_step(
-            self._selected(selector), lambda keys: self._shard.delete(keys, selector.accepts, wait=wait)
+            _pieces((key, 0) for key, _ in self._shard.view.scan_keys(selector=selector)),
+            lambda keys: self._shard.delete(keys, selector.accepts, wait=wait),
         )
 
     def set_payload(
@@ -139,7 +143,7 @@ class Collection:
         def change(old: Payload) -> Payload:
             return {key: value for key, value in (old | payload).items() if key not in removed}
 
-        return self._change_payload(change, ids, predicate, wait)
+        return self._change_payload(change, ids, predicate, wait, added=len(encode_payload(payload)))
 
     def overwrite_payload(
         self,
@@ -150,7 +154,9 @@ class Collection:
         wait: bool = True,
     ) -> int:
         """Replace the whole payload. Raises PointNotFound for an unknown id."""
-        return self._change_payload(lambda _: payload, ids, predicate, wait)
+        return self._change_payload(
+            lambda _: payload, ids, predicate, wait, added=len(encode_payload(payload))
+        )
 
     def delete_payload(
         self,
@@ -277,10 +283,16 @@ class Collection:
         ids: Iterable[PointId] | None,
         predicate: Predicate | None,
         wait: bool,
+        *,
+        added: int = 0,
     ) -> int:
+        """*added* is by how many bytes *change* makes a payload longer at most."""
         selector = self._selector(predicate)
+        found = (
+            self._existing(ids or ()) if selector is None else self._shard.view.scan_keys(selector=selector)
+        )
         return self._step_by_step(
-            self._existing(ids or ()) if selector is None else self._selected(selector),
+            _pieces((key, place.payload_size + added) for key, place in found),
             lambda keys: self._shard.change_payload(
                 keys,
                 lambda text: encode_payload(change(decode_payload(text))),
@@ -309,25 +321,32 @@ class Collection:
             begun = True
         return number
 
-    def _existing(self, ids: Iterable[PointId]) -> Iterator[list[bytes]]:
-        """The keys of *ids*, in pieces. Raises PointNotFound before the first of them."""
+    def _existing(self, ids: Iterable[PointId]) -> Iterator[tuple[bytes, Place]]:
+        """The keys of *ids*, and where they are. Raises PointNotFound before the first of them."""
         points = list(dict.fromkeys(ids))
         keys = [encode_id(point) for point in points]
-        for point, place in zip(points, self._shard.find(keys), strict=True):
+        found: list[tuple[bytes, Place]] = []
+        for point, key, place in zip(points, keys, self._shard.find(keys), strict=True):
             if place is None:
                 raise PointNotFound(collection=self.name, point=point)
-        return _pieces(iter(keys))
-
-    def _selected(self, selector: Selector) -> Iterator[list[bytes]]:
-        """The keys of the points that *selector* takes, in pieces."""
-        return _pieces(key for key, _ in self._shard.view.scan_keys(selector=selector))
+            found.append((key, place))
+        return iter(found)
 
     def _selector(self, predicate: Predicate | None) -> Selector | None:
         return None if predicate is None else self._shard.selector(predicate)
 
 
-def _pieces(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
-    while piece := list(islice(keys, _POINTS_AT_ONCE)):
+def _pieces(sized: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
+    """Keys, a bounded number at a time; with each come the bytes that it takes."""
+    piece: list[bytes] = []
+    nbytes = 0
+    for key, size in sized:
+        if len(piece) == _POINTS_AT_ONCE or (piece and nbytes + size > _BYTES_AT_ONCE):
+            yield piece
+            piece, nbytes = [], 0
+        piece.append(key)
+        nbytes += size
+    if piece:
         yield piece
 
 

@@ -8,7 +8,7 @@ recovery needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -107,13 +107,17 @@ class ChangePayload(Upsert):
         self._accepts = accepts
 
     def prepare(self) -> bytes | None:
-        found = _accepted(self._path.find(self.keys), self._accepts)
-        if not found:
+        keys: list[bytes] = []
+        payloads: list[bytes] = []
+        vectors: list[Vectors] = []
+        for place, point in _accepted(self._path.find(self.keys), self._accepts):
+            keys.append(point.key)
+            payloads.append(self._change(point.payload))
+            vectors.append(place.vector)
+        if not keys:
             self.charge.release()
             return None
-        self.keys = [point.key for _, point in found]
-        self.payloads = [self._change(point.payload) for _, point in found]
-        self.vectors = np.stack([place.vector for place, _ in found])
+        self.keys, self.payloads, self.vectors = keys, payloads, np.stack(vectors)
         return super().prepare()
 
 
@@ -139,6 +143,10 @@ class Delete:
         """Nothing was staged."""
 
 
-def _accepted(places: Sequence[Place | None], accepts: Accepts | None) -> list[tuple[Place, StoredPoint]]:
-    found = [(place, place.point) for place in places if place is not None]
-    return [pair for pair in found if accepts is None or accepts(pair[1])]
+def _accepted(places: Sequence[Place | None], accepts: Accepts | None) -> Iterator[tuple[Place, StoredPoint]]:
+    """One at a time, since payloads may be long."""
+    for place in places:
+        if place is not None:
+            point = place.point
+            if accepts is None or accepts(point):
+                yield place, point

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -210,6 +211,38 @@ def test_payloads_are_set_overwritten_and_removed(tmp_path: Path) -> None:
     with pytest.raises(PointNotFound, match="no point with id 9"):
         collection.set_payload({"x": 1}, ids=[1, 9])
     assert collection.retrieve([1])[0].payload == {}
+    store.close()
+
+
+LONG = "x" * 512 * 1024
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "most_mib"),
+    [
+        (LONG, lambda collection, **chosen: collection.set_payload({"n": 1}, **chosen), 40),
+        (LONG, lambda collection, **chosen: collection.delete(**chosen), 4),
+        ("", lambda collection, **chosen: collection.overwrite_payload({"n": 1, "text": LONG}, **chosen), 40),
+        ("", lambda collection, **chosen: collection.set_payload({"n": 1, "text": LONG}, **chosen), 40),
+    ],
+    ids=["a little set", "deleted", "overwritten by much", "much set"],
+)
+def test_a_change_of_many_long_payloads_holds_few_of_them_at_a_time(
+    tmp_path: Path, before: str, change: Callable[..., int], most_mib: int
+) -> None:
+    store = open_store(tmp_path, limits=ShardLimits(head_points=100))
+    collection = store.create_collection("c", params())
+    points = list(range(60))
+    for point in points:
+        collection.upsert([point], vectors_of([point]), [{"text": before, "odd": point % 2 == 1}])
+    tracemalloc.start()
+    change(collection, predicate=lambda _, payload: payload["odd"])
+    by_ids = collection.scroll(limit=60)[0]
+    change(collection, ids=[record.id for record in by_ids])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < most_mib * MiB
+    assert all(record.payload.get("n") == 1 for record in collection.scroll(limit=60)[0])
     store.close()
 
 
