@@ -40,7 +40,7 @@ from vectorizer_engine.storage.segment_store import FileSegmentStore
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 1024
-_PAYLOAD_BYTES_AT_ONCE = 4 * 1024**2
+_BYTES_AT_ONCE = 4 * 1024**2
 _SHORT_OF_MEMORY_SECONDS = 10.0
 """After so long it is tried again to build an index for which there was no memory."""
 
@@ -277,8 +277,8 @@ class Compaction:
         for point, place in view.scan():
             points.append(point)
             rows.append(place.part.vectors[place.offset])
-            nbytes += len(point.payload)
-            if len(points) == _ROWS_AT_ONCE or nbytes >= _PAYLOAD_BYTES_AT_ONCE:
+            nbytes += len(point.payload) + rows[-1].nbytes
+            if len(points) == _ROWS_AT_ONCE or nbytes >= _BYTES_AT_ONCE:
                 self._check_running()
                 yield points, np.stack(rows)
                 points, rows, nbytes = [], [], 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -320,6 +322,22 @@ def test_shards_take_turns_at_having_their_heads_sealed(tmp_path: Path) -> None:
     wait_until(lambda: not busy.busy)
     assert sealed[4:] == ["busy"]
     maintenance.close()
+
+
+def test_sealing_holds_few_rows_at_a_time_however_long_they_are(tmp_path: Path) -> None:
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(16 * MiB))
+    collection = store.create_collection("c", params(16_384))
+    for start in range(0, 500, 50):
+        points = list(range(start, start + 50))
+        collection.upsert(points, np.full((50, 16_384), 1.0, np.float32), [None] * 50)
+    tracemalloc.start()
+    collection._shard.flush(within=5.0)
+    wait_until(lambda: settled(collection))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * MiB
+    assert collection.count() == 500
+    store.close()
 
 
 def test_segments_for_whose_merge_there_is_no_memory_stay_as_they_are_and_are_merged_later(
