@@ -47,7 +47,7 @@ _POINTS_AT_ONCE = 1000
 """A change of payloads, or what a filter selects, is written in steps of so many points."""
 
 _BYTES_AT_ONCE = 4 * 1024**2
-"""And of so many bytes of payloads, which are on the heap while they are changed, unless one point has more."""
+"""And of so many bytes, which are on the heap while payloads are changed, unless one point has more."""
 
 
 class Collection:
@@ -291,6 +291,7 @@ class Collection:
         found = (
             self._existing(ids or ()) if selector is None else self._shard.view.scan_keys(selector=selector)
         )
+        added += 4 * self.params.dimension
         return self._step_by_step(
             _pieces((key, place.payload_size + added) for key, place in found),
             lambda keys: self._shard.change_payload(

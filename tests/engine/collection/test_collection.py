@@ -246,6 +246,21 @@ def test_a_change_of_many_long_payloads_holds_few_of_them_at_a_time(
     store.close()
 
 
+def test_a_change_of_payloads_beside_long_vectors_holds_few_of_them_at_a_time(tmp_path: Path) -> None:
+    store = open_store(tmp_path, limits=ShardLimits(head_points=1000))
+    collection = store.create_collection("c", params(16_384))
+    for start in range(0, 400, 50):
+        points = list(range(start, start + 50))
+        collection.upsert(points, np.ones((50, 16_384), np.float32), [None] * 50)
+    tracemalloc.start()
+    collection.set_payload({"n": 1}, predicate=lambda *_: True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * MiB
+    assert collection.count(lambda _, payload: payload == {"n": 1}) == 400
+    store.close()
+
+
 def test_a_write_that_changes_nothing_has_the_number_of_the_last_one(tmp_path: Path) -> None:
     store, collection = make(tmp_path)
     number = collection.upsert([1], vectors_of([1]), [None])
