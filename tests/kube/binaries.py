@@ -68,6 +68,13 @@ def _installed(name: str, package: str, seconds: int, *, tags: str = "") -> Tool
     return Tool(name, ("install", *(["-tags", tags] if tags else []), "-ldflags", "-s -w", package), seconds)
 
 
+def _own(name: str, folder: str, seconds: int) -> Tool:
+    """A program of this project, in a *folder* of the tests with a module of its own."""
+    package = f"vectorizer.io/tests/{folder}"
+    arguments = ("build", "-trimpath", "-ldflags", "-s -w", "-o", f"{{folder}}/{name}", package)
+    return Tool(name, arguments, seconds, GO_MODULE.parent / folder)
+
+
 TOOLS = (
     _pinned("etcd", "go.etcd.io/etcd/server/v3", 65),
     _pinned("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", 300),
@@ -78,21 +85,9 @@ TOOLS = (
     _installed(
         "promtool", "github.com/prometheus/prometheus/cmd/promtool@v0.316.0", 75, tags="remove_all_sd"
     ),
-    # A program of our own, which says what the kstatus library thinks of an object.
-    Tool(
-        "kstatus",
-        (
-            "build",
-            "-trimpath",
-            "-ldflags",
-            "-s -w",
-            "-o",
-            "{folder}/kstatus",
-            "vectorizer.io/tests/kube/kstatus",
-        ),
-        30,
-        GO_MODULE / "kstatus",
-    ),
+    # What the kstatus library thinks of an object, and porcupine of a history.
+    _own("kstatus", "kube/kstatus", 30),
+    _own("linearizable", "engine/distributed/linearizable", 10),
     _installed("versitygw", "github.com/versity/versitygw/cmd/versitygw@v1.8.0", 50),
 )
 

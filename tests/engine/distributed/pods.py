@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from tests.engine.fixtures import EngineProcess
+from tests.kube.eventually import eventually
 
 KEY = "the key that members show each other"
 HEADERS = {"api-key": KEY}
@@ -43,10 +44,11 @@ class Pods:
         for engine in chosen:
             engine.wait_until(lambda engine=engine: self._hears(engine), "ready to hear the topology")  # type: ignore[misc]
 
-    def topology(self, *numbers: int) -> dict[str, Any]:
-        """A new one, with these as members."""
+    def topology(self, *numbers: int, previous: Sequence[Mapping[str, str]] | None = None) -> dict[str, Any]:
+        """A new one, with these as members, and *previous* ones where that is to be said."""
         self._version += 1
         return {
+            **({} if previous is None else {"previous": previous}),
             "version": self._version,
             "members": [
                 {"name": f"pod-{number}", "address": f"127.0.0.1:{self.engines[number].port}"}
@@ -54,20 +56,36 @@ class Pods:
             ],
         }
 
-    def publish(self, *numbers: int, to: Sequence[int] | None = None) -> None:
+    def publish(
+        self,
+        *numbers: int,
+        to: Sequence[int] | None = None,
+        previous: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
         """Make these the members, and tell *to*, or all of them."""
-        topology = self.topology(*numbers)
+        topology = self.topology(*numbers, previous=previous)
         for number in numbers if to is None else to:
             self.tell(number, topology).raise_for_status()
 
     def tell(self, number: int, topology: dict[str, Any]) -> httpx.Response:
         return httpx.put(self.engines[number].url + "/internal/topology", json=topology, headers=HEADERS)
 
+    def status(self, number: int) -> dict[str, Any]:
+        """The topology that this one knows, and how many shards it is `waiting` for, and `leaving` to others."""
+        answer = httpx.get(self.engines[number].url + "/internal/topology", headers=HEADERS)
+        status: dict[str, Any] = answer.raise_for_status().json()
+        return status
+
     def known_to(self, number: int) -> int:
         """The version of the topology that this one knows."""
-        answer = httpx.get(self.engines[number].url + "/internal/topology", headers=HEADERS)
-        version: int = answer.raise_for_status().json()["version"]
+        version: int = self.status(number)["version"]
         return version
+
+    def wait_until_moved(self, *numbers: int) -> None:
+        """Until all shards are with their new owners, as far as these know."""
+        eventually(
+            lambda: not any(self.status(each)["waiting"] or self.status(each)["leaving"] for each in numbers)
+        )
 
     def wait_until_ready(self, *numbers: int) -> None:
         for number in numbers or range(len(self.engines)):
