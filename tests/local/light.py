@@ -28,7 +28,7 @@ def wish(name: str, *, port: int, replicas: int = 1, when_scaled: str = "Retain"
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "http"},
             "periodSeconds": 1,
-            "failureThreshold": 1,
+            "timeoutSeconds": 10,
         },
         **container,
     }

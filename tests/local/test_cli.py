@@ -238,7 +238,9 @@ def test_a_dead_supervisor_shows_in_the_status_and_up_mends_it(local: Local) -> 
     local.do("up", "-f", str(QUICKSTART))
     os.kill(parent(local.cluster()["pods"][0]["pid"]), signal.SIGKILL)
     eventually(lambda: "the supervisor has ended" in local.do("status"))
-    assert local.cluster() == {"name": "quickstart", "endpoint": None, "ready": False, "pods": []}
+    assert local.cluster() == {
+        "name": "quickstart", "endpoint": None, "ready": False, "pods": [], "topology": None,
+    }  # fmt: skip
     eventually(lambda: mentioning(local.folder) == [])
     local.do("up", "-f", str(QUICKSTART))
     assert local.cluster()["ready"]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.local.processes import mentioning, parent
 from vectorizer_operator.local import control
 from vectorizer_operator.local.control import LocalError, Wish
 from vectorizer_operator.local.state import ClusterStatus, StateFolder
+from vectorizer_operator.local.worker import address
 
 
 def up(folder: StateFolder, *wishes: Wish, timeout: float = 30) -> list[ClusterStatus]:
@@ -36,7 +38,7 @@ def test_a_killed_pod_is_started_again_with_its_claim(folder: StateFolder) -> No
     (cluster,) = up(folder, wish("web", port=port))
     killed = cluster.pods[0].pid
     assert killed
-    assert cluster.endpoint == f"http://127.20.0.1:{port}"
+    assert cluster.endpoint == f"http://{address(folder.desired()['web'].number, 0)}:{port}"
     os.kill(killed, signal.SIGKILL)
     eventually(lambda: restarted(folder))
     assert (folder.data("web") / "data-web-0" / "starts").read_text().split() == [
@@ -128,7 +130,8 @@ def test_scaling_in_keeps_or_deletes_the_claim_as_the_policy_says(
 def test_several_pods_are_replaced_from_the_highest_one_at_a_time(folder: StateFolder) -> None:
     port = free_port()
     (before,) = up(folder, wish("web", port=port, replicas=2))
-    assert [pod.address for pod in before.pods] == [f"127.20.0.1:{port}", f"127.20.0.2:{port}"]
+    number = folder.desired()["web"].number
+    assert [pod.address for pod in before.pods] == [f"{address(number, each)}:{port}" for each in (0, 1)]
     (after,) = up(folder, wish("web", port=port, replicas=2, workingDir="/data"))
 
     def second_start(pod: str) -> int:
@@ -236,10 +239,10 @@ def test_a_supervisor_that_cannot_work_leaves_its_reason(folder: StateFolder) ->
 
 def test_a_down_cluster_keeps_its_address_and_data_until_they_are_deleted(folder: StateFolder) -> None:
     port = free_port()
-    up(folder, wish("other", port=port), wish("web", port=port))
+    other, before = up(folder, wish("other", port=port), wish("web", port=port))
     control.take_down(folder, ["web"])
     (cluster,) = up(folder, wish("web", port=port))
-    assert cluster.endpoint == f"http://127.20.1.1:{port}"
+    assert cluster.endpoint == before.endpoint != other.endpoint
     assert len((folder.data("web") / "data-web-0" / "starts").read_text().split()) == 2
     control.take_down(folder, ["web"])
     control.delete_data(folder, "web")
@@ -253,16 +256,15 @@ def test_data_of_a_cluster_that_is_up_again_is_not_deleted(folder: StateFolder) 
     assert (folder.data("web") / "data-web-0").exists()
 
 
-def test_a_port_that_is_taken_is_replaced_by_the_next_free_one(folder: StateFolder, tmp_path: Path) -> None:
-    other = StateFolder(tmp_path / "other")
-    up(folder, wish("web", port=(port := free_port())))
-    try:
-        generations = control.bring_up(other, [wish("web", port=port)])
-        eventually(lambda: any(pod.address for cluster in control.clusters(other) for pod in cluster.pods))
-        assert generations == {"web": 1}
-        assert only(other).pods[0].address != only(folder).pods[0].address
-    finally:
-        control.take_down(other, ["web"])
+def test_a_port_that_is_taken_is_replaced_by_the_next_free_one(folder: StateFolder) -> None:
+    port = free_port()
+    up(folder, wish("web", port=port))
+    control.take_down(folder, ["web"])
+    host = address(folder.desired()["web"].number, 0)
+    with socket.create_server((host, port)):
+        control.bring_up(folder, [wish("web", port=port)])
+        eventually(lambda: only(folder).endpoint)
+        assert only(folder).endpoint != f"http://{host}:{port}"
 
 
 def test_a_state_folder_is_its_owners_alone(folder: StateFolder) -> None:

@@ -1,4 +1,4 @@
-"""`vectorizerctl local`: up, status, logs, down.
+"""`vectorizerctl local`: up, scale, status, logs, down.
 
 Not for what they do (`control.py`): here options are read and results are said.
 """
@@ -21,8 +21,8 @@ from vectorizer_operator.ctl.report import Report
 from vectorizer_operator.ctl.validate import say
 from vectorizer_operator.local import control
 from vectorizer_operator.local.control import LocalError
-from vectorizer_operator.local.state import ClusterStatus, StateFolder, default_folder
-from vectorizer_operator.local.wishes import Refused, ignored, read_wishes
+from vectorizer_operator.local.state import ClusterStatus, PodStatus, StateFolder, default_folder
+from vectorizer_operator.local.wishes import Refused, ignored, read_wishes, scaled
 
 
 @click.group("local")
@@ -44,11 +44,14 @@ def _dir_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+_timeout_option = click.option(
+    "--timeout", default=120.0, show_default=True, help="Seconds to wait until everything is ready."
+)
+
+
 @local.command("up")
 @takes_files
-@click.option(
-    "--timeout", default=120.0, show_default=True, help="Seconds to wait until the clusters are ready."
-)
+@_timeout_option
 @_dir_option
 def up(files: Sequence[str], timeout: float, folder: Path | None) -> None:
     """Start the clusters of FILE, or bring those that run to what FILE says now.
@@ -82,6 +85,30 @@ def up(files: Sequence[str], timeout: float, folder: Path | None) -> None:
                 f"{cluster.name} is ready at {cluster.endpoint} after {time.monotonic() - began:.1f} s"
             )
     _hints(ready, state, given=folder)
+
+
+@local.command("scale")
+@click.argument("names", nargs=-1, metavar="[NAME]")
+@click.argument("replicas", type=click.IntRange(min=0))
+@_timeout_option
+@_dir_option
+def scale(names: Sequence[str], replicas: int, timeout: float, folder: Path | None) -> None:
+    """Have cluster NAME, or the only one, run as REPLICAS pods, until the next `up` says something else.
+
+    More than one pod need spec.storage.objectStore. Shards move to pods that come, and away from those that go before
+    they end. Returns when every shard is where it belongs.
+    """
+    if len(names) > 1:
+        raise click.UsageError(f"name one cluster; given are {', '.join(names)}")
+    began = time.monotonic()
+    with _failures():
+        state = StateFolder(folder or default_folder())
+        name = names[0] if names else _only(control.clusters(state))
+        generations = control.change(state, name, lambda desired: scaled(desired, replicas))
+        with _progress() as progress, _interruptible():
+            (ready,) = control.wait_until_ready(state, generations, timeout=timeout, progress=progress)
+    pods = f"{len(ready.pods)} pod{'' if len(ready.pods) == 1 else 's'}"
+    click.echo(f"{name} runs as {pods} after {time.monotonic() - began:.1f} s")
 
 
 @local.command("status")
@@ -219,23 +246,39 @@ def _progress() -> Iterator[Callable[[Sequence[ClusterStatus]], None]]:
 def _in_words(cluster: ClusterStatus) -> str:
     if not cluster.pods:
         return f"{cluster.name}: starting"
-    return f"{cluster.name}: {sum(pod.ready for pod in cluster.pods)} of {len(cluster.pods)} pods ready"
+    ready = sum(pod.ready for pod in cluster.pods)
+    if ready == len(cluster.pods) and cluster.topology and cluster.topology.moving:
+        return f"{cluster.name}: {'; '.join(cluster.topology.moving)}"
+    return f"{cluster.name}: {ready} of {len(cluster.pods)} pods ready"
 
 
 def _table(clusters: Sequence[ClusterStatus]) -> None:
-    rows = [("CLUSTER", "READY", "ENDPOINT", "POD", "PID", "RESTARTS")]
+    share = any(cluster.topology for cluster in clusters)
+    rows = [["CLUSTER", "READY", "ENDPOINT", "POD", "PID", "RESTARTS", *(["MEMBER"] if share else [])]]
     for cluster in clusters:
-        head = (cluster.name, "yes" if cluster.ready else "no", cluster.endpoint or "-")
+        head = [cluster.name, "yes" if cluster.ready else "no"]
         for pod in cluster.pods:
-            rows.append((*head, pod.name, str(pod.pid or "-"), str(pod.restarts)))
-            head = ("", "", "")
+            endpoint = f"http://{pod.address}" if pod.address else "-"
+            row = [*head, endpoint, pod.name, str(pod.pid or "-"), str(pod.restarts)]
+            rows.append([*row, _membership(cluster, pod)] if share else row)
+            head = ["", ""]
         if not cluster.pods:
-            rows.append((*head, "-", "-", "-"))
+            rows.append(head + ["-"] * (len(rows[0]) - len(head)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for pod in (pod for cluster in clusters for pod in cluster.pods if pod.message and not pod.ready):
-        click.echo(f"{pod.name}: {pod.message}")
+    for cluster in clusters:
+        for pod in cluster.pods:
+            if pod.message and not pod.ready:
+                click.echo(f"{pod.name}: {pod.message}")
+        for missing in cluster.topology.moving if cluster.topology else ():
+            click.echo(f"{cluster.name}: {missing}")
+
+
+def _membership(cluster: ClusterStatus, pod: PodStatus) -> str:
+    if cluster.topology is None:
+        return "-"
+    return "yes" if pod.name in cluster.topology.members else "no"
 
 
 def _document(clusters: Sequence[ClusterStatus]) -> dict[str, Any]:
@@ -257,6 +300,7 @@ def _document(clusters: Sequence[ClusterStatus]) -> dict[str, Any]:
                     }
                     for pod in cluster.pods
                 ],
+                "topology": cluster.topology and cluster.topology.model_dump(),
             }
             for cluster in clusters
         ]

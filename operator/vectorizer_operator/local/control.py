@@ -4,19 +4,26 @@ Not for talking to people (`cli.py`) nor for running pods (`supervisor.py`).
 """
 
 import os
+import secrets
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vectorizer_operator.api.constants import INTERNAL_KEY
 from vectorizer_operator.local.state import ClusterStatus, Desired, PodStatus, StateFolder, Status
+from vectorizer_operator.local.workload import shares_store
+from vectorizer_operator.manifests import internal_secret_name
 
 POLL_SECONDS = 0.1
 LOG_LINES = 20
 """So much of a log is shown when something does not come up."""
+NUMBERS = 256
+"""A cluster's number is a part of its pods' addresses; with more clusters some share theirs, and their ports move."""
 
 
 class LocalError(Exception):
@@ -27,10 +34,11 @@ class LocalError(Exception):
 class Wish:
     """A cluster that is to run: the objects that the operator would apply, and what else its pods refer to.
 
-    A paused one is left as it is, running or not.
+    `cluster` is what they were rendered from. A paused one is left as it is, running or not.
     """
 
     name: str
+    cluster: Mapping[str, Any] = field(default_factory=dict)
     objects: Sequence[Mapping[str, Any]]
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -44,30 +52,23 @@ def bring_up(folder: StateFolder, wishes: Iterable[Wish]) -> dict[str, int]:
     """
     folder.create()
     with folder.locked():
-        known = folder.desired()
-        generations = {}
-        for wish in wishes:
-            if wish.paused:
-                continue
-            before = known.get(wish.name)
-            now = Desired(
-                name=wish.name,
-                generation=before.generation if before else 0,
-                number=before.number if before else _free_number(known.values()),
-                up=True,
-                objects=[dict(item) for item in wish.objects],
-                secrets={name: dict(content) for name, content in wish.secrets.items()},
-                config_maps={name: dict(content) for name, content in wish.config_maps.items()},
-            )
-            if now != before:
-                now.generation += 1
-                folder.write_desired(now)
-            known[wish.name] = now
-            generations[wish.name] = now.generation
-        lock = folder.take_supervisor_lock() if generations else None
-        if lock is not None:
-            folder.write_status(Status())  # what the one before has seen is over
-            _start_supervisor(folder, lock)
+        generations = _write_down(folder, wishes)
+    folder.wake()
+    return generations
+
+
+def change(folder: StateFolder, name: str, edit: Callable[[Desired], Wish]) -> dict[str, int]:
+    """Have cluster `name`, which is up, run as `edit` makes it. Returns the generation to wait for.
+
+    Raises LocalError where it is not up, and what `edit` raises.
+    """
+    with folder.locked():
+        before = folder.desired().get(name)
+        if before is None:
+            raise LocalError(f"there is no cluster {name!r} in {folder.path}")
+        if not before.up:
+            raise LocalError(f"{name} is down: start it with `vectorizerctl local up -f FILE`")
+        generations = _write_down(folder, [edit(before)])
     folder.wake()
     return generations
 
@@ -173,6 +174,45 @@ def read_on(paths: Sequence[Path], offsets: dict[Path, int]) -> Iterator[tuple[P
             yield path, complete.decode(errors="replace")
 
 
+def _write_down(folder: StateFolder, wishes: Iterable[Wish]) -> dict[str, int]:
+    known = folder.desired()
+    generations = {}
+    for wish in wishes:
+        if wish.paused:
+            continue
+        before = known.get(wish.name)
+        now = Desired(
+            name=wish.name,
+            generation=before.generation if before else 0,
+            number=before.number if before else _free_number(folder, known.values()),
+            up=True,
+            cluster=dict(wish.cluster),
+            objects=[dict(item) for item in wish.objects],
+            secrets=_internal_key(wish, before)
+            | {name: dict(content) for name, content in wish.secrets.items()},
+            config_maps={name: dict(content) for name, content in wish.config_maps.items()},
+        )
+        if now != before:
+            now.generation += 1
+            folder.write_desired(now)
+        known[wish.name] = now
+        generations[wish.name] = now.generation
+    lock = folder.take_supervisor_lock() if generations else None
+    if lock is not None:
+        folder.write_status(Status())  # what the one before has seen is over
+        _start_supervisor(folder, lock)
+    return generations
+
+
+def _internal_key(wish: Wish, before: Desired | None) -> dict[str, dict[str, str]]:
+    """The Secret that the operator would make: what engines over one store show each other. It never changes."""
+    if not shares_store(wish.objects):
+        return {}
+    name = internal_secret_name(wish.name)
+    known = before.secrets.get(name) if before else None
+    return {name: known or {INTERNAL_KEY: secrets.token_urlsafe(32)}}
+
+
 def _start_supervisor(folder: StateFolder, lock: int) -> None:
     """A process of its own session, which holds `lock` from its first moment on."""
     with folder.supervisor_log.open("wb") as log:
@@ -188,9 +228,13 @@ def _start_supervisor(folder: StateFolder, lock: int) -> None:
     os.close(lock)
 
 
-def _free_number(known: Iterable[Desired]) -> int:
+def _free_number(folder: StateFolder, known: Iterable[Desired]) -> int:
+    """For addresses that no other cluster has. Each folder begins at another number: pods that two supervisors start at
+    the same time would find the same port free, and only one could listen there."""
+    first = zlib.crc32(os.fsencode(folder.path)) % NUMBERS
     taken = {desired.number for desired in known}
-    return next(number for number in range(len(taken) + 1) if number not in taken)
+    numbers = ((first + step) % NUMBERS for step in range(NUMBERS))
+    return next((number for number in numbers if number not in taken), first)
 
 
 def _failure(folder: StateFolder, cluster: ClusterStatus, pod: PodStatus) -> str:

@@ -31,8 +31,11 @@ class Desired(BaseModel):
     generation: int
     number: int
     up: bool
+    cluster: dict[str, Any] = {}  # as its user wrote it; nothing where an older vectorizerctl brought it up
     objects: list[dict[str, Any]]  # what the operator would apply
-    secrets: dict[str, dict[str, str]] = {}  # what the user's file brought along, by name and key
+    secrets: dict[
+        str, dict[str, str]
+    ] = {}  # what the user's file brought along, and the engines' key, by name and key
     config_maps: dict[str, dict[str, str]] = {}
 
 
@@ -48,8 +51,19 @@ class PodStatus(BaseModel):
     failing: bool = False  # made as now wanted, it ends on its own or cannot start: waiting will hardly help
 
 
+class TopologyStatus(BaseModel):
+    """Which pods serve the shards; `moving` says in words what is missing until each shard is where it belongs."""
+
+    version: int
+    members: list[str]
+    moving: list[str]
+
+
 class ClusterStatus(BaseModel):
-    """A cluster as the supervisor sees it, which has read generation `observed` and brought about `settled`."""
+    """A cluster as the supervisor sees it, which has read generation `observed` and brought about `settled`.
+
+    `topology` is there where its pods share a store.
+    """
 
     name: str
     observed: int = 0
@@ -57,6 +71,7 @@ class ClusterStatus(BaseModel):
     endpoint: str | None = None
     ready: bool = False
     pods: list[PodStatus] = []
+    topology: TopologyStatus | None = None
 
 
 class Status(BaseModel):

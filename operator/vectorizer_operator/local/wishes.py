@@ -5,14 +5,17 @@ Secrets and ConfigMaps beside the clusters are there for their pods, as they wou
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vectorizer_operator import __version__
 from vectorizer_operator.api import VectorizerCluster
+from vectorizer_operator.api.problems import structural_problems
+from vectorizer_operator.api.rules import violations
 from vectorizer_operator.ctl.documents import Document, read
 from vectorizer_operator.ctl.report import Report, Skipped, examine, is_cluster
 from vectorizer_operator.local.control import LocalError, Wish
+from vectorizer_operator.local.state import Desired
 from vectorizer_operator.manifests import render
 
 DEFAULT_IMAGE = f"vectorizer:{__version__}"
@@ -39,27 +42,46 @@ def read_wishes(files: Sequence[str]) -> tuple[list[Wish], Report]:
     if report.exit_status:
         raise Refused(report)
     objects = [each.raw for each in documents if isinstance(each, Document)]
-    clusters = [VectorizerCluster.parse(raw) for raw in objects if is_cluster(raw)]
-    if not clusters:
+    names = [raw["metadata"]["name"] for raw in objects if is_cluster(raw)]
+    if not names:
         raise LocalError(f"{', '.join(files)}: no VectorizerCluster in there")
-    names = [cluster.metadata.name for cluster in clusters]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise LocalError(
             f"{', '.join(twice)}: more than one cluster of that name; namespaces do not count here"
         )
     config_maps = {name: data for kind, name, data in _inputs(objects) if kind == "ConfigMap"}
     secrets = {name: data for kind, name, data in _inputs(objects) if kind == "Secret"}
-    wishes = [
-        Wish(
-            name=cluster.metadata.name,
-            objects=render(cluster, default_image=DEFAULT_IMAGE),
-            secrets=secrets,
-            config_maps=config_maps,
-            paused=cluster.spec.paused,
-        )
-        for cluster in clusters
-    ]
+    wishes = [_wish(raw, secrets, config_maps) for raw in objects if is_cluster(raw)]
     return wishes, report
+
+
+def scaled(desired: Desired, replicas: int) -> Wish:
+    """The same cluster with another number of pods. Raises LocalError for a number that it may not have."""
+    if not desired.cluster:
+        raise LocalError(
+            f"{desired.name} was brought up by an older vectorizerctl: set spec.replicas in its file, and run "
+            "`vectorizerctl local up -f FILE`"
+        )
+    raw = {**desired.cluster, "spec": {**desired.cluster["spec"], "replicas": replicas}}
+    wrong = [violation.message for violation in violations(raw)] or list(map(str, structural_problems(raw)))
+    if wrong:
+        raise LocalError("; ".join(wrong))
+    return _wish(raw, desired.secrets, desired.config_maps)
+
+
+Contents = Mapping[str, Mapping[str, str]]
+
+
+def _wish(raw: dict[str, Any], secrets: Contents, config_maps: Contents) -> Wish:
+    cluster = VectorizerCluster.parse(raw)
+    return Wish(
+        name=cluster.metadata.name,
+        cluster=raw,
+        objects=render(cluster, default_image=DEFAULT_IMAGE),
+        secrets=secrets,
+        config_maps=config_maps,
+        paused=cluster.spec.paused,
+    )
 
 
 def ignored(report: Report) -> list[Skipped]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vectorizer_operator.api.constants import OBJECT_STORE_ANNOTATION
+
 Object = Mapping[str, Any]
 
 
@@ -21,6 +23,7 @@ class Workload:
     config_maps: Mapping[str, Mapping[str, str]]
     revision: str
     claims_deleted_when_scaled: bool
+    shares_store: bool
 
 
 def workload(
@@ -47,7 +50,13 @@ def workload(
         config_maps=inputs["config_maps"],
         revision=revision,
         claims_deleted_when_scaled=retention.get("whenScaled") == "Delete",
+        shares_store=shares_store(objects),
     )
+
+
+def shares_store(objects: Sequence[Object]) -> bool:
+    """Whether the pods of the StatefulSet in `objects` keep their collections in one object store."""
+    return any(OBJECT_STORE_ANNOTATION in (item["metadata"].get("annotations") or {}) for item in objects)
 
 
 def claims(pod: Object) -> list[str]:
