@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.engine.s3 import S3Server
 from tests.kube import binaries
 from tests.kube.controlplane import ControlPlane
 from tests.kube.kubelet import Kubelet
@@ -100,13 +101,22 @@ def test_blocks_for_this_machine_do_what_they_say(page: str, folder: Path) -> No
 
 
 @pytest.mark.timeout(500)
-def test_blocks_for_kubernetes_do_what_they_say(folder: Path) -> None:
+def test_blocks_for_kubernetes_do_what_they_say(folder: Path, s3: S3Server) -> None:
     """In a control plane of its own, since a chart is the whole cluster's affair."""
     for each in ("control-plane", "node"):
         (folder / each).mkdir()
+    (folder / "credentials").write_text(
+        f"AWS_ACCESS_KEY_ID={s3.settings['access_key_id']}\n"
+        f"AWS_SECRET_ACCESS_KEY={s3.settings['secret_access_key']}\n"
+    )
+    store = {
+        "STORE_URL": f"{s3.url}/docs",
+        "STORE_ENDPOINT": s3.settings["endpoint"],
+        "CREDENTIALS": str(folder / "credentials"),
+    }
     with ControlPlane(folder / "control-plane") as control_plane, Kubelet(control_plane, folder / "node"):
         kubeconfig = str(control_plane.kubeconfig)
         for page in ON_KUBERNETES:
-            said = run(page, "kubernetes", folder, KUBECONFIG=kubeconfig)
+            said = run(page, "kubernetes", folder, KUBECONFIG=kubeconfig, **store)
         assert 'vectorizercluster.vectorizer.io "search" deleted' in said
         assert re.search(r"data-search-0 .*Bound", said)
