@@ -68,6 +68,10 @@ def pods(installation: Installation) -> list[Object]:
     return found
 
 
+def uids(installation: Installation) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods(installation)}
+
+
 @pytest.mark.timeout(300)
 def test_pods_come_and_go_while_clients_write_and_read(
     installation: Installation, operator: Operator, kubelet: Kubelet, s3: S3Server
@@ -96,12 +100,14 @@ def test_pods_come_and_go_while_clients_write_and_read(
         reach(4)
         installation.kubectl("scale", f"vzc/{NAME}", "--replicas=2")
         reach(2)
-        before = {pod["metadata"]["uid"] for pod in pods(installation)}
+        before = uids(installation)
         cluster["spec"] = {**cluster["spec"], "replicas": 2, "cluster": {"maxCacheMemory": "128Mi"}}
         installation.apply(cluster)
-        eventually(
-            lambda: not before & {pod["metadata"]["uid"] for pod in pods(installation)}, seconds=90, why=why
-        )
+        eventually(lambda: not before & uids(installation), seconds=90, why=why)
+        reach(2)
+        deleted = pods(installation)[0]
+        installation.kubectl("delete", "pod", deleted["metadata"]["name"])
+        eventually(lambda: deleted["metadata"]["uid"] not in uids(installation), seconds=90, why=why)
         reach(2)
     assert load.failures == []
     with httpx.Client(base_url=url, timeout=30) as http:
