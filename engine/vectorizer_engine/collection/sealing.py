@@ -20,6 +20,7 @@ from vectorizer_engine.collection.compaction import Compaction, Stopping
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.errors import (
     EngineError,
+    Fenced,
     StorageFailure,
     StorageFull,
     StoreClosed,
@@ -72,7 +73,7 @@ class Sealing:
     def admit(self, points: int) -> Charge:
         """Reserve what the head and its segment need for so many points, waiting for space if need be.
 
-        Raises CacheMemoryLimitExceeded, StoreClosed, and why heads cannot be sealed: StorageFull or
+        Raises CacheMemoryLimitExceeded, StoreClosed, and why heads cannot be sealed: StorageFull, Fenced or
         StorageFailure.
         """
         needed = points * POINT_BYTES + bytes_of_segment(points)
@@ -127,7 +128,8 @@ class Sealing:
             if not self._is_running():
                 return  # what it had in hand was taken away; recovery seals what is left
             # Its words only: the error itself would keep alive all that the failed job had in hand.
-            self._fail(StorageFull if isinstance(error, StorageFull) else StorageFailure, str(error))
+            kind = next((kind for kind in (StorageFull, Fenced) if isinstance(error, kind)), StorageFailure)
+            self._fail(kind, str(error))
             if not isinstance(error, EngineError):
                 raise  # a bug: the thread says where
             return

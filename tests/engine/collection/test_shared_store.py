@@ -7,7 +7,9 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,7 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection import shared_collections
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.store import VectorStore
@@ -99,6 +102,30 @@ def test_a_second_process_takes_over_and_the_first_acknowledges_nothing_more(tmp
     third = open_shared(tmp_path / "a", tmp_path / "objects")
     assert ids(third.collection("c")) == [*range(20), *range(30, 40)]
     third.close()
+
+
+def test_a_writer_that_waits_for_heads_to_be_sealed_learns_that_another_process_has_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_seal = threading.Event()
+    seal = Compaction.seal
+
+    def seal_later(compaction: Compaction, *arguments: Any, **named: Any) -> None:
+        assert may_seal.wait(20)
+        seal(compaction, *arguments, **named)
+
+    first = open_shared(tmp_path / "a", tmp_path / "objects")
+    collection = first.create_collection("c", params())
+    with ThreadPoolExecutor() as threads:
+        with monkeypatch.context() as patch:
+            patch.setattr(Compaction, "seal", seal_later)
+            writing = threads.submit(fill, collection, 0, 100)
+            wait_until(lambda: len(collection._shard._sealing._heads) > SMALL.sealing_heads)
+        open_shared(tmp_path / "b", tmp_path / "objects").close()
+        may_seal.set()
+        with pytest.raises(Fenced, match="another process has taken over"):
+            writing.result()
+    first.close()
 
 
 def test_a_deleted_collection_leaves_nothing_but_claims_and_its_name_is_free(tmp_path: Path) -> None:
