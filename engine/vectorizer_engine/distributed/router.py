@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
@@ -56,6 +57,22 @@ OPEN_SECONDS = 3.0
 
 READ_PATH, WRITE_PATH = "/internal/read", "/internal/write"
 CATALOG_PATH = "/internal/catalog"
+
+
+class Outcome(StrEnum):
+    """What became of a request to another member."""
+
+    DONE = "done"
+    MOVED = "moved"
+    """Of some of its shards, at least: they are not there, or not yet."""
+    REFUSED = "refused"
+    """It was answered with an error: the member stops, or the operation is wrong."""
+    UNANSWERED = "unanswered"
+    UNREACHABLE = "unreachable"
+
+
+ObserveRequest = Callable[[Outcome, float], None]
+"""Is told of each request to another member: what became of it, and in how many seconds."""
 
 
 class Job(msgspec.Struct, array_like=True):
@@ -121,6 +138,7 @@ class Router:
         *,
         readers: int,
         knows: Callable[[str], bool],
+        observe: ObserveRequest | None,
     ) -> None:
         """*name* is this member's. So many *readers* may work at a time.
 
@@ -132,6 +150,7 @@ class Router:
         self._peers = peers
         self._gossip = gossip
         self._knows = knows
+        self._observe = observe
         self._reading = threading.BoundedSemaphore(readers)
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="shard-writer")
 
@@ -203,16 +222,18 @@ class Router:
         for member, operations in asked.items():
             if member is None:
                 continue
+            began = time.monotonic()
             try:
-                under_way.append(
-                    _UnderWay(member, operations, self._send(member, token, topology.version, operations))
-                )
+                sent = self._send(member, token, topology.version, operations)
+                under_way.append(_UnderWay(member, operations, sent, began))
             except NotSent as error:
+                self._note(Outcome.UNREACHABLE, began)
                 why.update(dict.fromkeys(operations, f"{member.name} cannot be reached ({error})"))
                 to_former.update(
                     shard for shard in operations if _is_with(member, topology.owner(token, shard))
                 )
             except NotAnswered as error:
+                self._note(Outcome.UNANSWERED, began)
                 failure = _not_answered(operations, error, why)
         done: list[Done] = []
         if mine := asked.get(None):
@@ -246,13 +267,16 @@ class Router:
         why: dict[int, str],
         to_former: set[int],
     ) -> list[Done]:
-        member, operations, asked = under_way
+        member, operations, asked, began = under_way
         try:
             answer = asked.answer(within=self._patience_with(member, token, topology, operations))
         except NotAnswered as error:
+            self._note(Outcome.UNANSWERED, began)
             if failure := _not_answered(operations, error, why):
                 raise failure from None
             return []
+        if answer.status != 200:
+            self._note(Outcome.REFUSED, began)
         if answer.status == 503:
             why.update(dict.fromkeys(operations, f"{member.name} is starting or stopping"))
             return []
@@ -261,6 +285,7 @@ class Router:
         if answer.status != 200:
             raise AnsweredElsewhere(answer.status, msgspec.json.decode(answer.body))
         response = _response.decode(answer.body)
+        self._note(Outcome.MOVED if response.moved or response.with_former else Outcome.DONE, began)
         self._gossip.heard(member, response.version)
         result = next(iter(operations.values())).result
         to_former.update(response.with_former)
@@ -268,6 +293,10 @@ class Router:
             dict.fromkeys(response.moved + response.with_former, f"{member.name} does not serve it yet")
         )
         return [Done(done.shards, msgspec.msgpack.decode(done.result, type=result)) for done in response.done]
+
+    def _note(self, outcome: Outcome, began: float) -> None:
+        if self._observe is not None:
+            self._observe(outcome, time.monotonic() - began)
 
     def _patience_with(
         self, member: Member, token: str, topology: Topology, operations: Mapping[int, Operation]
@@ -359,6 +388,7 @@ class _UnderWay(NamedTuple):
     member: Member
     operations: dict[int, Operation]
     asked: Asked
+    began: float
 
 
 def _is_with(member: Member, owner: Member | None) -> bool:

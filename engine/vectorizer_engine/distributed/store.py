@@ -47,7 +47,7 @@ from vectorizer_engine.distributed.gossip import Gossip
 from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.peers import Peers
-from vectorizer_engine.distributed.router import CATALOG_PATH, Router
+from vectorizer_engine.distributed.router import CATALOG_PATH, ObserveRequest, Router
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
@@ -96,6 +96,7 @@ class DistributedStore:
         results: Mapping[str, AdvancedCache],
         mmap_only: bool,
         observe_append: ObserveAppend | None,
+        observe_request: ObserveRequest | None,
         lock: int,
     ) -> None:
         """Use `open`."""
@@ -126,6 +127,7 @@ class DistributedStore:
             self._gossip,
             readers=readers,
             knows=self._knows,
+            observe=observe_request,
         )
         # Held while what follows is made to fit the catalog and the topology.
         self._lock = threading.Lock()
@@ -149,11 +151,12 @@ class DistributedStore:
         results: Mapping[str, AdvancedCache] | None = None,
         mmap_only: bool = False,
         observe_append: ObserveAppend | None = None,
+        observe_request: ObserveRequest | None = None,
     ) -> DistributedStore:
         """Take the folder, and begin to serve what the last known topology gives to this member, called *name*.
 
-        *key* is shared by all members, *readers* how many threads may read shards at a time. For the rest, and for
-        what is raised, see `VectorStore.open`.
+        *key* is shared by all members, *readers* how many threads may read shards at a time, *observe_request* is told
+        of every request to another member. For the rest, and for what is raised, see `VectorStore.open`.
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
@@ -182,6 +185,7 @@ class DistributedStore:
                     results=results or {},
                     mmap_only=mmap_only,
                     observe_append=observe_append,
+                    observe_request=observe_request,
                     lock=lock,
                 )
             except BaseException:
