@@ -190,6 +190,8 @@ class Upsert(Operation):
     wait: bool
 
     def split(self, shards: int) -> dict[int, Operation]:
+        if not self.keys:
+            return {}
         rows = np.frombuffer(self.vectors, np.uint8).reshape(len(self.keys), -1)
         where: dict[int, list[int]] = {}
         for row, key in enumerate(self.keys):

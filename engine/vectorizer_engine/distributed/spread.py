@@ -91,8 +91,6 @@ class SpreadCollection:
     ) -> int:
         """All or none of what belongs to a shard is written. Raises also ShardsUnavailable, WriteInDoubt."""
         points = checked_points(self.name, self.params, ids, vectors, payloads)
-        if not points.keys:
-            return self.last_operation
         return self._number(Upsert(points.keys, points.vectors.tobytes(), points.payloads, wait))
 
     def delete(
@@ -225,12 +223,14 @@ class SpreadCollection:
         return facts
 
     def _number(self, operation: Operation) -> int:
-        number: int = self._ask(operation)
+        operations = operation.split(self.shards)
+        if not operations:  # it names no point
+            return self.last_operation
+        number: int = self._router.ask(self.token, self.name, operations)
         return number
 
     def _ask(self, operation: Operation) -> Any:
-        operations = operation.split(self.shards)
-        return self._router.ask(self.token, self.name, operations)
+        return self._router.ask(self.token, self.name, operation.split(self.shards))
 
     def _records(self, points: Iterable[Point]) -> list[Record]:
         rest = _Rest(self)

@@ -61,11 +61,12 @@ class Topology(msgspec.Struct, frozen=True):
 
 
 def _heaviest(members: Iterable[Member], token: str, shard: int) -> Member | None:
-    return max(members, key=lambda member: _weight(member, token, shard), default=None)
+    return max(members, key=lambda member: weight(member.name, token, shard), default=None)
 
 
-def _weight(member: Member, token: str, shard: int) -> bytes:
-    return blake2b(f"{member.name}\0{token}\0{shard}".encode(), digest_size=8).digest()
+def weight(member: str, token: str, shard: int) -> bytes:
+    """The number that the member of this name has for a shard."""
+    return blake2b(f"{member}\0{token}\0{shard}".encode(), digest_size=8).digest()
 
 
 NOBODY = Topology(0, ())

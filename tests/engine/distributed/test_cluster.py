@@ -155,6 +155,14 @@ def test_payloads_are_changed_and_points_deleted_wherever_they_are(clients: list
     assert clients[0].count("changed").count == 96
 
 
+def test_a_request_that_names_no_point_changes_nothing(filled: list[QdrantClient]) -> None:
+    before = filled[0].count("docs").count
+    assert filled[0].delete("docs", points_selector=[], wait=True).status == "completed"
+    assert filled[1].set_payload("docs", {"a": 1}, points=[], wait=True).status == "completed"
+    assert filled[2].count("docs").count == before
+    assert filled[2].retrieve("docs", []) == []
+
+
 def test_a_payload_index_is_made_in_every_shard(filled: list[QdrantClient]) -> None:
     filled[0].create_payload_index("docs", "n", models.PayloadSchemaType.INTEGER, wait=True)
     assert filled[1].get_collection("docs").payload_schema["n"].points == POINTS
