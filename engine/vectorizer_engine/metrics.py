@@ -12,6 +12,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from vectorizer_engine.cluster.validator import RULES
+from vectorizer_engine.storage.counted_store import CALLS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
 
@@ -60,6 +61,18 @@ class Metrics:
             buckets=_GROUP_SIZES,
             registry=self.registry,
         )
+        self.store_calls = Counter(
+            "vectorizer_object_store_calls",
+            "Calls to the object store, by kind. A long upload or list is several requests there.",
+            ("call",),
+            registry=self.registry,
+        )
+        self.store_bytes = Counter(
+            "vectorizer_object_store_bytes",
+            "Bytes of objects that were sent to the object store, or received from it.",
+            ("direction",),
+            registry=self.registry,
+        )
         self.write_failures = Counter(
             "vectorizer_write_failures",
             "Writes that failed for a reason that is not the client's, by status code; 507: the disk is full.",
@@ -93,6 +106,10 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        for call in CALLS:
+            self.store_calls.labels(call)
+        for direction in ("sent", "received"):
+            self.store_bytes.labels(direction)
         for status in WRITE_FAILURES:
             self.write_failures.labels(status)
         for error_type in _VIOLATIONS:
@@ -104,6 +121,12 @@ class Metrics:
         """Note an append to a log: how many writes shared it, and how long it took."""
         self.append_writes.observe(writes)
         self.append_seconds.observe(seconds)
+
+    def observe_store(self, call: str, sent: int, received: int) -> None:
+        """Note a call to the object store, and the bytes of objects that it moved."""
+        self.store_calls.labels(call).inc()
+        self.store_bytes.labels("sent").inc(sent)
+        self.store_bytes.labels("received").inc(received)
 
 
 class ProcessMemory(NamedTuple):

@@ -27,6 +27,7 @@ from vectorizer_engine.api.app import READERS, Application
 from vectorizer_engine.api.bodies import RequestMemory
 from vectorizer_engine.api.call import Engine, Store
 from vectorizer_engine.api.connection import Connection
+from vectorizer_engine.api.member_metrics import request_observer
 from vectorizer_engine.api.reload import Reloading
 from vectorizer_engine.api.service import EngineCollector
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
@@ -154,6 +155,7 @@ def _open_store(engine: Engine, *, mmap_only: bool) -> Store:
             results=engine.results,
             mmap_only=mmap_only,
             observe_append=engine.metrics.observe_append,
+            observe_store=engine.metrics.observe_store,
             object_store=config.storage.object_store,
         )
     assert cluster.internal_key is not None, "the configuration was checked"
@@ -166,6 +168,8 @@ def _open_store(engine: Engine, *, mmap_only: bool) -> Store:
         results=engine.results,
         mmap_only=mmap_only,
         observe_append=engine.metrics.observe_append,
+        observe_request=request_observer(engine.metrics.registry),
+        observe_store=engine.metrics.observe_store,
         object_store=config.storage.object_store,
     )
 

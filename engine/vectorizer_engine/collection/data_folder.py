@@ -27,7 +27,8 @@ from vectorizer_engine.storage.files import Files
 from vectorizer_engine.tenants import NO_TENANT
 
 FORMAT = 1
-SHARD = "shard-0"
+_SHARD = "shard-"
+SHARD = f"{_SHARD}0"
 STORE_MARK = "STORE"
 
 _FORMAT_LINE = re.compile(rb"vectorizer-storage (\d+)\n")
@@ -48,7 +49,7 @@ class Description(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def shard_names(self) -> list[str]:
         """The folders of its shards, and their prefixes in a shared store."""
-        return [f"shard-{number}" for number in range(self.shards)]
+        return [f"{_SHARD}{number}" for number in range(self.shards)]
 
     @property
     def path(self) -> str:
@@ -111,6 +112,11 @@ def folder_stem(name: str, tenant: str) -> str:
 def token_of(folder: Path) -> str:
     """What tells a collection's folder from that of an earlier one of the same name."""
     return folder.name.rpartition(".")[2]
+
+
+def shard_number(name: str) -> int:
+    """The number of the shard whose folder is called *name*."""
+    return int(name.removeprefix(_SHARD))
 
 
 def write_description(folder: Path, described: Description, *, files: Files) -> None:

@@ -29,6 +29,7 @@ from vectorizer_engine.errors import (
     WriteInDoubt,
 )
 from vectorizer_engine.storage.catalog import Entries, Entry, Unconfirmed
+from vectorizer_engine.storage.counted_store import CountedStore, ObserveCall
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.shared_store import SharedStore, open_object_store
 
@@ -36,11 +37,16 @@ logger = logging.getLogger(__name__)
 
 
 def open_shared(
-    path: Path, config: ObjectStoreConfig | None, files: Files, *, lease: float = 0.0
+    path: Path,
+    config: ObjectStoreConfig | None,
+    files: Files,
+    *,
+    lease: float = 0.0,
+    observe: ObserveCall | None = None,
 ) -> SharedStore | None:
     """The shared store that *config* names, if it names one and the folder has nothing but its copies.
 
-    For *lease* see `SharedStore`.
+    For *lease* see `SharedStore`. *observe* is told of every call to the store.
 
     Raises StoreUnsuitable, and OSError where it cannot be reached.
     """
@@ -60,7 +66,8 @@ def open_shared(
     if config is None or url is None:
         return None
     with disk_errors(f"use the object store {url}"):
-        shared = SharedStore(open_object_store(config, files=files), url, lease=lease)
+        store = open_object_store(config, files=files)
+        shared = SharedStore(CountedStore(store, observe) if observe else store, url, lease=lease)
     files.replace_file(mark, url.encode())
     return shared
 

@@ -52,11 +52,13 @@ from vectorizer_engine.errors import (
     WriteInDoubt,
 )
 from vectorizer_engine.storage.commit import ObserveAppend
+from vectorizer_engine.storage.counted_store import ObserveCall
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
+
 
 class _Open(NamedTuple):
     collection: Collection
@@ -120,6 +122,7 @@ class VectorStore:
         merging: bool = True,
         object_store: ObjectStoreConfig | None = None,
         observe_append: ObserveAppend | None = None,
+        observe_store: ObserveCall | None = None,
     ) -> VectorStore:
         """Take the folder (made where it is missing) and recover what it holds.
 
@@ -130,7 +133,7 @@ class VectorStore:
         who only look. With *object_store*, collections live there, and the folder holds copies, any of which may
         be missing.
 
-        *observe_append* is told of every append to a log.
+        *observe_append* is told of every append to a log, *observe_store* of every call to the object store.
         Raises StoreLocked, StoreVersionError, StoreUnsuitable, ClusterConfigViolation, StorageFull, or
         StorageFailure where the folder or the object store cannot be used.
         """
@@ -144,7 +147,7 @@ class VectorStore:
             lock = take_lock(path)
             try:
                 check_format(path, files)
-                shared = open_shared(path, object_store, files)
+                shared = open_shared(path, object_store, files, observe=observe_store)
                 store = cls(
                     path,
                     memory=memory,

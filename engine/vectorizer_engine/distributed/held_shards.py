@@ -94,6 +94,11 @@ class HeldShards:
             now = time.monotonic()
             self._not_before = {each: until for each, until in self._not_before.items() if until > now}
 
+    def uses(self, shard: ShardId) -> bool:
+        """Whether it is served here, is to be, or was until a moment ago."""
+        with self._lock:
+            return shard in self._wanted or shard in self._held
+
     def serves(self, shard: ShardId) -> bool:
         """Whether it is open here, whosever it is to be."""
         with self._lock:

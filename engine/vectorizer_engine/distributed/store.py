@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from vectorizer_engine.collection.data_folder import (
     check_name,
     collection_path,
     folder_stem,
+    shard_number,
     take_lock,
     token_of,
 )
@@ -43,10 +43,12 @@ from vectorizer_engine.collection.shared_collections import (
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.config import ObjectStoreConfig
+from vectorizer_engine.distributed.copies import Copies
 from vectorizer_engine.distributed.gossip import Gossip
 from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.peers import Peers
+from vectorizer_engine.distributed.placement import draw_token
 from vectorizer_engine.distributed.router import CATALOG_PATH, ObserveRequest, Router
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
@@ -60,6 +62,7 @@ from vectorizer_engine.errors import (
 )
 from vectorizer_engine.storage.catalog import Unconfirmed
 from vectorizer_engine.storage.commit import ObserveAppend
+from vectorizer_engine.storage.counted_store import ObserveCall
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.object_log import new_writer
 from vectorizer_engine.storage.shared_store import SharedStore
@@ -102,6 +105,7 @@ class DistributedStore:
         """Use `open`."""
         self._root = path / "collections"
         self._files = files
+        self._copies = Copies(self._root, files=files)
         self._shared = shared
         self._memory = memory
         self._results = results
@@ -151,6 +155,7 @@ class DistributedStore:
         results: Mapping[str, AdvancedCache] | None = None,
         mmap_only: bool = False,
         observe_append: ObserveAppend | None = None,
+        observe_store: ObserveCall | None = None,
         observe_request: ObserveRequest | None = None,
     ) -> DistributedStore:
         """Take the folder, and begin to serve what the last known topology gives to this member, called *name*.
@@ -168,7 +173,7 @@ class DistributedStore:
             lock = take_lock(path)
             try:
                 check_format(path, files)
-                shared = open_shared(path, object_store, files, lease=LEASE_SECONDS)
+                shared = open_shared(path, object_store, files, lease=LEASE_SECONDS, observe=observe_store)
                 assert shared is not None, "the configuration was checked"
                 if mmap_only:
                     described = map(decode_description, alive(shared.catalog.entries).values())
@@ -251,7 +256,7 @@ class DistributedStore:
         if self._mmap_only:
             require_mmap_to_create(name, params.storage)
         created = Description(name, params, tenant, shards or DEFAULT_SHARDS)
-        token = secrets.token_hex(8)
+        token = draw_token([member.name for member in self.topology.current.members], created.shards)
         with disk_errors(f"create collection '{name}'"):
             for shard in created.shard_names:
                 self._shared.create_shard(token, shard)
@@ -441,15 +446,27 @@ class DistributedStore:
     def _make_folder(self, shard: ShardId, described: Description) -> Path:
         folder = self._folder(shard.token, described) / described.shard_names[shard.number]
         with disk_errors(f"open {folder}"):
+            self._copies.make_room(self._is_in_use)
             self._files.make_folder(folder)
         return folder
+
+    def _is_in_use(self, folder: Path) -> bool:
+        """Whether the copies of a shard are of one that this member serves, or is about to."""
+        return self._held.uses(ShardId(token_of(folder.parent), shard_number(folder.name)))
 
     def _folder(self, token: str, described: Description) -> Path:
         return self._root / f"{folder_stem(described.name, described.tenant)}.{token}"
 
     def _let_go(self, shard: ShardId) -> None:
-        """Remove the copies of a collection that was deleted. Others are kept: the shard may come back."""
-        if shard.token not in alive(self._shared.catalog.entries):
-            for folder in list(self._root.iterdir()):
-                if token_of(folder) == shard.token:
-                    self._files.remove_tree(folder)
+        """Remove the copies of a collection that was deleted. Others are kept while there is room."""
+        entry = self._shared.catalog.entries.get(shard.token)
+        if entry is not None and not entry.deleted:
+            described = decode_description(entry)
+            self._copies.not_served_any_more(
+                self._folder(shard.token, described) / described.shard_names[shard.number]
+            )
+            self._copies.make_room(self._is_in_use)
+            return
+        for folder in list(self._root.iterdir()):
+            if token_of(folder) == shard.token:
+                self._files.remove_tree(folder)

@@ -17,6 +17,7 @@ from tests.engine.fixtures import EngineProcess, running_engine
 from tests.promtool import check_metrics
 from vectorizer_engine.api.routes import ROUTES
 from vectorizer_engine.cache.memory_manager import CacheType, EvictionReason, Watermark
+from vectorizer_engine.storage.counted_store import CALLS
 
 LIMIT = 4 * 1024**2
 BATCH = 500
@@ -26,6 +27,8 @@ METHODS = {"other", *(route.method for route in ROUTES)}
 VIOLATIONS = {"ClusterConfigViolation", "FileWatcherNotAllowedInCluster"}
 
 VALUES = {
+    "call": set(CALLS),
+    "direction": {"sent", "received"},
     "method": METHODS,
     "route": PATTERNS,
     "status": {

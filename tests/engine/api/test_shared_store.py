@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,3 +80,25 @@ def test_two_engines_over_one_store_never_both_acknowledge(make_engine: StartEng
         with second.http() as other:
             upsert(other, 2, 3)
             assert ids(other) == [0, 2]
+
+
+def test_calls_to_the_store_are_counted_by_kind(make_engine: StartEngine, tmp_path: Path) -> None:
+    engine = make_engine({"storage": {"object_store": {"url": f"file://{tmp_path}/objects"}}}).start()
+    with engine.http() as http:
+        http.put("/collections/c", json={"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
+        before = calls(http)
+        for number in range(5):
+            body = {"points": [{"id": number, "vector": [1, 2, 3, 4]}]}
+            http.put("/collections/c/points", params={"wait": "true"}, json=body).raise_for_status()
+        http.post("/collections/c/points/count", json={}).raise_for_status()
+        after = calls(http)
+    assert after["create"] - before["create"] == 5, "one put for each group of writes"
+    assert after["read"] == before["read"], "what is served is read here"
+    assert after["sent"] - before["sent"] > 5 * 16
+
+
+def calls(http: httpx.Client) -> dict[str, float]:
+    found = re.findall(
+        r'vectorizer_object_store_(?:calls|bytes)_total{\w+="(\w+)"} (\S+)', http.get("/metrics").text
+    )
+    return {kind: float(count) for kind, count in found}
