@@ -14,7 +14,9 @@ from prometheus_client.registry import Collector
 from vectorizer_engine import __version__
 from vectorizer_engine.api.answers import encode
 from vectorizer_engine.api.call import Call, Engine, Plain
+from vectorizer_engine.api.member_metrics import membership
 from vectorizer_engine.cache.memory_manager import AccountSnapshot, CacheType, EvictionReason, MemorySnapshot
+from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.metrics import process_memory
 from vectorizer_engine.tenants import NO_TENANT
 
@@ -113,7 +115,10 @@ def _memory_storage_bytes(engine: Engine) -> int:
 
 
 class EngineCollector(Collector):
-    """Reads the ledger, the process and the collections whenever somebody scrapes."""
+    """Reads the ledger, the process and the collections whenever somebody scrapes.
+
+    A member of a cluster knows all collections, and has of each what is in the shards that it serves.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -191,14 +196,20 @@ class EngineCollector(Collector):
 
     def _collections(self) -> Iterable[Metric]:
         store = self._engine.store
+        if isinstance(store, DistributedStore):
+            yield from membership(store)
         infos = [collection.info() for collection in store.here()]
         for name, documentation, value in (
-            ("vectorizer_collections", "Collections.", len(store.collections())),
-            ("vectorizer_points", "Points of all collections.", sum(info.points for info in infos)),
-            ("vectorizer_segments", "Segments of all collections.", sum(info.segments for info in infos)),
+            (
+                "vectorizer_collections",
+                "Collections. Each member of a cluster counts all of them.",
+                len(store.collections()),
+            ),
+            ("vectorizer_points", "Points that are served here.", sum(info.points for info in infos)),
+            ("vectorizer_segments", "Segments that are served here.", sum(info.segments for info in infos)),
             (
                 "vectorizer_storage_bytes",
-                "Disk space of all collections.",
+                "Disk space of what is served here.",
                 sum(info.disk_bytes for info in infos),
             ),
             (
@@ -206,7 +217,11 @@ class EngineCollector(Collector):
                 "Vectors of memory storage: on the heap, and not under the cache limit.",
                 _memory_storage_bytes(self._engine),
             ),
-            ("vectorizer_damaged_collections", "Collections that cannot be opened.", len(store.damaged)),
+            (
+                "vectorizer_damaged_collections",
+                "Collections that cannot be opened; of a member of a cluster, shards.",
+                len(store.damaged),
+            ),
             (
                 "vectorizer_quarantined_segments",
                 "Segments that failed their checksum and were set aside.",

@@ -1,0 +1,53 @@
+"""What Prometheus is told of a member of a cluster: the topology that it knows, its shards, its requests to others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from vectorizer_engine.distributed.router import ObserveRequest, Outcome
+from vectorizer_engine.distributed.store import DistributedStore
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 45.0)
+"""The last two are how long a read and a write wait for their answer."""
+
+
+def request_observer(registry: CollectorRegistry) -> ObserveRequest:
+    """Counts and times requests to other members from now on."""
+    seconds = Histogram(
+        "vectorizer_member_request_duration_seconds",
+        "From sending a request for shards to another member to having read its answer, by what became of it.",
+        ("outcome",),
+        buckets=_SECONDS,
+        registry=registry,
+    )
+    by_outcome = {outcome: seconds.labels(outcome) for outcome in Outcome}
+    return lambda outcome, taken: by_outcome[outcome].observe(taken)
+
+
+def membership(store: DistributedStore) -> Iterable[Metric]:
+    """What is so at this moment."""
+    topology = store.topology.current
+    for name, documentation, value in (
+        (
+            "vectorizer_cluster_topology_version",
+            "Version of the topology that this member knows. The same on all but for moments.",
+            topology.version,
+        ),
+        ("vectorizer_cluster_members", "Members in that topology.", len(topology.members)),
+        (
+            "vectorizer_shards",
+            "Shards of all collections, whichever member serves them.",
+            sum(collection.shards for collection in store.collections()),
+        ),
+        ("vectorizer_shards_served", "Shards that this member serves.", len(store.here())),
+        ("vectorizer_shards_waiting", "Shards that this member is to serve and does not yet.", store.waiting),
+        (
+            "vectorizer_shards_leaving",
+            "Shards that this member serves until others do, which are to.",
+            store.leaving,
+        ),
+    ):
+        yield GaugeMetricFamily(name, documentation, value)
