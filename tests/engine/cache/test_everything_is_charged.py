@@ -52,6 +52,8 @@ A_TENANT = "one for each configured tenant, of which there are 64 at most"
 A_REQUEST = "lives as long as one request, whose body the request budget holds"
 A_FIELD = "one for each indexed field, of which a collection has a hundred at most"
 AN_APPEND = "eight bytes for each append since the last checkpoint, of which there are a few thousand at most"
+A_SHARD = "one for each shard of the catalog, of which a collection has 64 at most"
+A_MEMBER = "one for each member of the cluster"
 A_FILE = "one for each file in the watched folders; standalone mode only"
 
 BOUNDED = {
@@ -73,8 +75,6 @@ BOUNDED = {
     "collection.indexing.SegmentIndexes._held": A_SEGMENT,
     "collection.maintenance.Maintenance._holders": A_COLLECTION,
     "collection.maintenance._Worker._jobs": A_COLLECTION,
-    "collection.operations.ChangePayload.keys": A_REQUEST,
-    "collection.operations.ChangePayload.payloads": A_REQUEST,
     "collection.operations.Delete.keys": A_REQUEST,
     "collection.payload_indexes.PayloadIndexes._segments": A_SEGMENT,
     "collection.sealing.Sealing._heads": A_SEGMENT,
@@ -82,6 +82,17 @@ BOUNDED = {
     "collection.shared_collections.CatalogChanges._perhaps_made": A_COLLECTION,
     "collection.store.VectorStore._damaged": A_COLLECTION,
     "collection.store.VectorStore._open": A_COLLECTION,
+    "distributed.gossip.Gossip._heard": A_MEMBER,
+    "distributed.held_shards.HeldShards._held": A_SHARD,
+    "distributed.held_shards.HeldShards._leaving": A_SHARD,
+    "distributed.held_shards.HeldShards._not_before": A_SHARD,
+    "distributed.held_shards.HeldShards._with_former": A_SHARD,
+    "distributed.peers.Peers._headers": "two of them",
+    "distributed.peers.Peers._idle": "so many connections to each member",
+    "distributed.store.DistributedStore._by_path": A_COLLECTION,
+    "distributed.store.DistributedStore._collections": A_COLLECTION,
+    "distributed.topology.KnownTopology._listeners": "one",
+    "index.quantized._parameters": "so many are remembered",
     "storage.catalog.Catalog._entries": A_COLLECTION,
     "storage.commit.GroupCommit._waiting": A_REQUEST,
     "storage.folder_store.FolderStore._durable": "so many folders are remembered, then none",
