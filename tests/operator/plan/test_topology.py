@@ -266,6 +266,10 @@ class SharedCluster(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.world.now += timedelta(seconds=seconds)
 
+    @rule(actions=st.integers(0, 3))
+    def kill_the_operator_in_a_round(self, actions: int) -> None:
+        self.world.die_after(actions)
+
     @rule()
     def let_the_operator_work(self) -> None:
         live = self.world.stateful_set

@@ -104,6 +104,11 @@ class World:
         self.cluster["status"] = copy.deepcopy(planned.status)
         return planned
 
+    def die_after(self, actions: int) -> None:
+        """A round that is killed after so many actions."""
+        for action in self.look().actions[:actions]:
+            self._execute(action)
+
     def _execute(self, action: Action) -> None:
         if isinstance(action, Apply):
             self._apply(action.manifest)
