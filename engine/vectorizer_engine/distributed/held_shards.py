@@ -260,12 +260,7 @@ class HeldShards:
         while not self._stop.wait(AGAIN_SECONDS):
             with self._lock:
                 for each in self._wanted:
-                    if (
-                        (future := self._held.get(each)) is not None
-                        and future.done()
-                        and _may_work_now(future)
-                    ):
-                        self._take(each)
+                    self._take(each)
             if time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
                 self._leave_what_was_taken()
