@@ -227,6 +227,8 @@ def _parameters(ef: int) -> Any:
 
 def _scaled(queries: Vectors) -> Vectors:
     """Each row in whole numbers, its largest at `_LARGEST_CODE`: the order of its inner products stays."""
-    largest = np.abs(queries).max(axis=1, keepdims=True)
-    scaled: Vectors = np.rint(queries * (_LARGEST_CODE / np.maximum(largest, _SMALLEST_SCALED)))
-    return scaled
+    sizes = np.abs(queries)
+    # Of a single query, as nearly always, without an axis: that takes half as long.
+    largest = sizes.max() if len(queries) == 1 else sizes.max(axis=1, keepdims=True)
+    scaled = queries * (np.float32(_LARGEST_CODE) / np.maximum(largest, np.float32(_SMALLEST_SCALED)))
+    return np.rint(scaled, out=scaled)
