@@ -66,9 +66,14 @@ class Call:
 
     @property
     def collection(self) -> AnyCollection:
-        """The collection that the path names, the same one all the time. Raises CollectionNotFound."""
+        """The collection that the path names, the same one all the time. Raises CollectionNotFound.
+
+        With `consistency=1`, which in Qdrant is whatever one replica has, reads may be of a moment ago.
+        """
         if self._collection is None:
             self._collection = self.engine.store.collection(self.path["collection"], tenant=self.tenant)
+        if isinstance(self._collection, SpreadCollection) and self.query.get("consistency") == "1":
+            return self._collection.maybe_stale()
         return self._collection
 
     def look_again(self) -> None:

@@ -41,11 +41,16 @@ class Point(msgspec.Struct, array_like=True):
     vector: bytes | None
 
 
-class Operation(msgspec.Struct, tag=True, tag_field="kind"):
-    """By default it is the same for each shard."""
+class Operation(msgspec.Struct, tag=True, tag_field="kind", kw_only=True):
+    """By default it is the same for each shard.
+
+    A read that is not `fresh` may be answered by a member that was replaced and does not know it.
+    """
 
     writes: ClassVar[bool] = False
     result: ClassVar[Any]
+
+    fresh: bool = True
 
     def split(self, shards: int) -> Mapping[int, Operation]:
         """What each of so many shards has to do. Shards that have nothing to do are left out."""
@@ -116,7 +121,9 @@ class Retrieve(Operation):
     def split(self, shards: int) -> dict[int, Operation]:
         by_shard = _by_shard(self.keys, shards)
         inline = self.inline // len(by_shard)
-        return {shard: Retrieve(keys, self.wanted, inline) for shard, keys in by_shard.items()}
+        return {
+            shard: msgspec.structs.replace(self, keys=keys, inline=inline) for shard, keys in by_shard.items()
+        }
 
     def run(self, collection: Collection) -> list[Point]:
         packer = _Packer(self.wanted, self.inline, dimension=collection.params.dimension)

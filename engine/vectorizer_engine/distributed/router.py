@@ -374,7 +374,8 @@ class Router:
             with held.used() as collection:
                 if operation.writes:
                     return operation.run(collection)
-                held.confirm()
+                if operation.fresh:
+                    held.confirm()
                 with self._reading:
                     return operation.run(collection)
         except Fenced:

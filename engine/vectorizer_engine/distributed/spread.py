@@ -6,6 +6,7 @@ wanted; the rest of a point is fetched when it is looked at.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -65,6 +66,13 @@ class SpreadCollection:
         self.token = token
         self.shards = shards
         self._router = router
+        self._fresh = True
+
+    def maybe_stale(self) -> SpreadCollection:
+        """The same collection, whose reads are answered also where the store cannot be asked who serves a shard now."""
+        other = copy.copy(self)
+        other._fresh = False
+        return other
 
     def info(self) -> CollectionInfo:
         facts = self._facts()
@@ -230,6 +238,7 @@ class SpreadCollection:
         return number
 
     def _ask(self, operation: Operation) -> Any:
+        operation.fresh = self._fresh
         return self._router.ask(self.token, self.name, operation.split(self.shards))
 
     def _records(self, points: Iterable[Point]) -> list[Record]:

@@ -55,11 +55,11 @@ class FolderStore:
                 self._link(path, name)
 
     def read(self, name: str) -> bytes:
-        with _missing(name):
+        with self._missing(name):
             return (self._root / name).read_bytes()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        with _missing(name), (self._root / name).open("rb", buffering=0) as file:
+        with self._missing(name), (self._root / name).open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), length, start)
         if len(data) < length:
             raise OSError(f"{self._root / name} has no {length} bytes from {start} on")
@@ -77,6 +77,15 @@ class FolderStore:
     def delete(self, names: Sequence[str]) -> None:
         for name in names:
             self._files.remove(self._root / name)
+
+    @contextlib.contextmanager
+    def _missing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            if not self._incoming.exists():  # else a folder that was unmounted would look like one without news
+                raise OSError(f"the store {self._root} is gone: is it still mounted?") from None
+            raise ObjectMissing(f"there is no object {name}") from None
 
     def _link(self, source: Path, name: str) -> None:
         target = self._root / name
@@ -130,11 +139,3 @@ def _full() -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(error.errno, error.strerror) from error
         raise
-
-
-@contextlib.contextmanager
-def _missing(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise ObjectMissing(f"there is no object {name}") from None

@@ -217,12 +217,17 @@ class CloudStore:
         except exceptions.AlreadyExistsError as error:
             raise ObjectExists from error
         except (exceptions.NotFoundError, FileNotFoundError) as error:
+            if _BUCKET_MISSING.search(str(error)):
+                raise Refused(f"{_first_line(error)}: make the bucket first") from error
             raise ObjectMissing(_first_line(error)) from error
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise Refused(f"{_first_line(error)}: check the credentials of the store") from error
         except exceptions.BaseError as error:
             raise (Refused if _is_final(error) else OSError)(_first_line(error)) from error
 
+
+_BUCKET_MISSING = re.compile("NoSuchBucket|ContainerNotFound|The specified bucket does not exist")
+"""What S3, Azure and GCS say."""
 
 _STATUS = re.compile(r"status code: (\d+)")
 _REASON = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", re.DOTALL)

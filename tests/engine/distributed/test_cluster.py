@@ -293,6 +293,33 @@ def test_a_pod_that_was_frozen_while_it_was_replaced_acknowledges_nothing_and_sh
         assert pods.known_to(1) == pods.known_to(0)
 
 
+def test_while_the_store_is_away_only_who_says_so_is_shown_what_may_be_old(tmp_path: Path) -> None:
+    with running_pods(tmp_path, 2) as pods, pods[0].http() as http:
+        client = pods[0].client()
+        client.create_collection(
+            "docs", vectors_config=models.VectorParams(size=D, distance=models.Distance.DOT), shard_number=2
+        )
+        client.upsert("docs", [point(each) for each in range(20)], wait=True)
+        (tmp_path / "store").rename(tmp_path / "away")
+        pods[0].wait_until(
+            lambda: http.post("/collections/docs/points/count", json={}).status_code == 500, "cut off"
+        )
+        answer = http.post("/collections/docs/points/count", json={}).json()["status"]["error"]
+        assert "is gone: is it still mounted?" in answer
+        stale = {"consistency": 1}
+        answer = http.post("/collections/docs/points/count", params=stale, json={})
+        assert answer.json()["result"] == {"count": 20}
+        query = {"query": VECTORS[3].tolist(), "limit": 1}
+        answer = http.post("/collections/docs/points/query", params=stale, json=query)
+        assert len(answer.json()["result"]["points"]) == 1
+        (tmp_path / "away").rename(tmp_path / "store")
+        pods[0].wait_until(
+            lambda: http.post("/collections/docs/points/count", json={}).status_code == 200, "back"
+        )
+        client.upsert("docs", [point(20)], wait=True)
+        assert client.count("docs").count == 21
+
+
 def test_without_a_topology_a_pod_is_not_ready_and_says_which_shards_it_misses(tmp_path: Path) -> None:
     pods = Pods(tmp_path, 1)
     try:

@@ -211,8 +211,10 @@ def test_wrong_credentials_and_missing_buckets_are_refused_with_the_stores_reaso
     for call in (lambda: wrong.create("a", b""), lambda: wrong.read("a"), lambda: list(wrong.list("a"))):
         with pytest.raises(Refused, match="SignatureDoesNotMatch"):
             call()
-    with pytest.raises(Refused, match=r"NoSuchBucket.*make the bucket first"):
-        CloudStore("s3://nobucket/x", s3.settings).create("a", b"")
+    nowhere = CloudStore("s3://nobucket/x", s3.settings)
+    for call in (lambda: nowhere.create("a", b""), lambda: nowhere.read("a"), lambda: nowhere.delete(["a"])):
+        with pytest.raises(Refused, match=r"NoSuchBucket.*make the bucket first"):
+            call()
     with pytest.raises(Refused, match="InvalidBucketName"):
         CloudStore("s3://b/x", s3.settings).create("a", b"")
 
@@ -336,6 +338,18 @@ def test_a_folder_that_fails_otherwise_is_worth_repeating(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="Input") as error:
         store.create("a/1", b"x")
     assert not isinstance(error.value, Refused)
+
+
+def test_a_folder_that_is_gone_is_not_one_without_the_object(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "mounted", files=Files())
+    store.create("a", b"1")
+    (tmp_path / "mounted").rename(tmp_path / "elsewhere")
+    (tmp_path / "mounted").mkdir()  # as an unmounted folder is
+    with pytest.raises(OSError, match="is gone: is it still mounted"):
+        store.read("a")
+    with pytest.raises(FileNotFoundError):
+        store.create("b", b"2")
+    assert not any((tmp_path / "mounted").iterdir())
 
 
 def test_reading_beyond_an_objects_end_fails(tmp_path: Path) -> None:
