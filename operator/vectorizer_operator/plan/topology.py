@@ -82,12 +82,12 @@ def all_shards_served(observed: Observed, pods: Sequence[Pod], leaving: Sequence
     engines = observed.engines
     known = known_topology(observed)
     if known is None:
-        yield "no engine answers the operator"
+        yield "no engine answers"
         return
     for member in known.members:
         engine = engines.get(member.name)
         if engine is None:
-            yield f"engine {member.name} does not answer the operator"
+            yield f"engine {member.name} does not answer"
         elif engine.version < known.version:
             yield f"engine {member.name} knows topology {engine.version}, the newest is {known.version}"
         elif engine.waiting:

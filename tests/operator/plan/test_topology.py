@@ -154,7 +154,7 @@ def test_a_frozen_pod_is_no_member_any_more_after_a_while_and_again_when_it_answ
     world.frozen.add(pod(1))
     world.run_pods()
     world.operate()
-    assert f"engine {pod(1)} does not answer the operator" in world.condition("Ready")["message"]
+    assert f"engine {pod(1)} does not answer" in world.condition("Ready")["message"]
     assert published(world.look()) == [], "it may be back in a moment"
     world.now += LOST_AFTER
     world.operate()
