@@ -103,8 +103,8 @@ class ClusterWorker:
         for pod in leaving:
             if not wanted.pods or self._may_go(pod, wanted):
                 self._end(pod.name, *self._useless_claims(pod.name, wanted))
-        stays = not any(pod.end for pod in self._pods.values())
-        if self._pods.keys() == wanted.pods.keys() and not leaving and stays:
+        as_wanted = all(pod.revision == wanted.revision and not pod.end for pod in self._pods.values())
+        if as_wanted and self._pods.keys() == wanted.pods.keys():
             self._settled = desired.generation
         return min(self._pauses(pods), default=None)
 
