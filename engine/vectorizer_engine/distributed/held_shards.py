@@ -28,7 +28,8 @@ AGAIN_SECONDS = 1.0
 both believe it is theirs would otherwise take it from each other all the time."""
 
 LOOK_SECONDS = 5.0
-"""How often it is looked whether a shard that is to be another member's has been taken, where nobody asks for it."""
+"""How often it is looked, where nobody asks for them, after shards that were lost to another member and should not be,
+and whether those that should be another member's were taken."""
 
 
 class Succession(Protocol):
@@ -186,10 +187,8 @@ class HeldShards:
     def _take(self, shard: ShardId) -> None:
         """Begin to open *shard*, unless that was done, or failed a moment ago."""
         future = self._held.get(shard)
-        if future is not None and future.done() and _may_work_now(future):
-            del self._held[shard]
-            future = None
-        if self._stop.is_set() or future is not None or time.monotonic() < self._not_before.get(shard, 0.0):
+        may_begin = future is None or (future.done() and _may_work_now(future))
+        if self._stop.is_set() or not may_begin or time.monotonic() < self._not_before.get(shard, 0.0):
             return
         self._held[shard] = self._opening.submit(self._open, shard, self._leaving.get(shard))
 
@@ -258,10 +257,12 @@ class HeldShards:
     def _look_after(self) -> None:
         looked = time.monotonic()
         while not self._stop.wait(AGAIN_SECONDS):
+            is_time = time.monotonic() - looked >= LOOK_SECONDS
             with self._lock:
                 for each in self._wanted:
-                    self._take(each)
-            if time.monotonic() - looked >= LOOK_SECONDS:
+                    if each in self._held or is_time:  # those that were lost are not fought for so often
+                        self._take(each)
+            if is_time:
                 looked = time.monotonic()
                 self._leave_what_was_taken()
 

@@ -57,7 +57,8 @@ def test_one_more_member_moves_at_most_a_tenth_more_shards_than_it_should_serve(
 def test_a_new_collection_is_spread_evenly_over_three_pods_and_well_over_more_or_fewer(
     size: int, fullest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secrets, "token_hex", lambda size, chosen=Random(1): chosen.randbytes(size).hex())
+    chosen = Random(1)
+    monkeypatch.setattr(secrets, "token_hex", lambda size: chosen.randbytes(size).hex())
     pods = [f"docs-{number}" for number in range(size)]
     for _ in range(5):
         token = draw_token(["docs-0", "docs-1", "docs-2"], DEFAULT_SHARDS)
