@@ -83,7 +83,7 @@ class FolderStore:
         try:
             yield
         except FileNotFoundError:
-            if not self._incoming.exists():  # else a folder that was unmounted would look like one without news
+            if not self._incoming.exists():  # or an unmounted folder would look like one without news
                 raise OSError(f"the store {self._root} is gone: is it still mounted?") from None
             raise ObjectMissing(f"there is no object {name}") from None
 
