@@ -19,16 +19,26 @@ HEADERS = {"api-key": KEY}
 class Pods:
     """Engines that may be members of one cluster. Which of them are is what was published last."""
 
-    def __init__(self, folder: Path, count: int, *, store: str | None = None) -> None:
-        """*store* is the URL of the object store; a folder below *folder* where there is none."""
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        *,
+        stores: Sequence[Mapping[str, str]] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """*stores* are the settings of the object store for each; a folder below *folder* where there are none."""
         self._version = 0
         self.engines = [
             EngineProcess(
                 folder / f"pod-{number}",
                 {
                     "cluster": {"enabled": True, "pod_name": f"pod-{number}", "internal_key": KEY},
-                    "storage": {"object_store": {"url": store or f"file://{folder}/store"}},
+                    "storage": {
+                        "object_store": stores[number] if stores else {"url": f"file://{folder}/store"}
+                    },
                 },
+                environment=environment,
             )
             for number in range(count)
         ]
