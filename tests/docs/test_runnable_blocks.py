@@ -24,8 +24,8 @@ from tests.kube.kubelet import Kubelet
 
 ROOT = Path(__file__).parents[2]
 STEP_BY_STEP = ("README.md", "docs/users/CLUSTER_SETUP.md")
-ON_KUBERNETES = ("README.md", "docs/users/OPERATIONS.md", "docs/users/CLUSTER_SETUP.md")
-"""In this order: the first one's cluster is operated on, and the last one takes the operator away again."""
+PAGES = ("README.md", "docs/users/OPERATIONS.md", "docs/users/CLUSTER_SETUP.md")
+"""On Kubernetes in this order: the first one's cluster is operated on, and the last one takes the operator away."""
 
 _BLOCK = re.compile(r"^(?:<!-- (?P<marker>[^\n]*) -->\n)?```sh\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _RUN = re.compile(r"run: (?P<place>local|kubernetes)(?:, as: (?P<instead>.+)|, exits (?P<status>\d+))?")
@@ -95,7 +95,7 @@ def test_every_block_says_whether_it_is_run(page: str) -> None:
         assert _RUN.fullmatch(block.marker) or re.fullmatch("not run: .+", block.marker), block.source
 
 
-@pytest.mark.parametrize("page", STEP_BY_STEP)
+@pytest.mark.parametrize("page", PAGES)
 def test_blocks_for_this_machine_do_what_they_say(page: str, folder: Path) -> None:
     run(page, "local", folder)
 
@@ -116,7 +116,7 @@ def test_blocks_for_kubernetes_do_what_they_say(folder: Path, s3: S3Server) -> N
     }
     with ControlPlane(folder / "control-plane") as control_plane, Kubelet(control_plane, folder / "node"):
         kubeconfig = str(control_plane.kubeconfig)
-        for page in ON_KUBERNETES:
+        for page in PAGES:
             said = run(page, "kubernetes", folder, KUBECONFIG=kubeconfig, **store)
         assert 'vectorizercluster.vectorizer.io "search" deleted' in said
         assert re.search(r"data-search-0 .*Bound", said)

@@ -123,6 +123,22 @@ def test_a_refused_spec_says_every_fix_and_leaves_what_runs_alone(loaded: Local)
     assert loaded.cluster() == before
 
 
+def test_more_pods_than_one_need_a_store(loaded: Local) -> None:
+    before = loaded.cluster()
+    refused = loaded.run("scale", "quickstart", "3")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: CLUSTER_004: spec.replicas is 3, but pods behind one Service")
+    assert "spec.storage.objectStore" in refused.stderr
+    assert loaded.cluster() == before
+    assert loaded.do("scale", "1").startswith("quickstart runs as 1 pod after")
+    assert loaded.cluster() == before
+
+
+def test_a_number_of_pods_beyond_the_schema_is_refused(loaded: Local) -> None:
+    refused = loaded.run("scale", "1001")
+    assert (refused.exit_code, "spec.replicas" in refused.stderr) == (1, True)
+
+
 def test_a_paused_spec_changes_nothing_and_says_so(loaded: Local) -> None:
     before = loaded.cluster()
     said = loaded.do("up", "-f", "-", stdin=quickstart(paused=True, cluster={"maxCacheMemory": "64Mi"}))
@@ -195,6 +211,11 @@ def test_a_cluster_of_no_pods_is_up_and_says_so(local: Local) -> None:
         "quickstart is up, without a pod: spec.replicas is 0\n"
     )
     assert local.do("status").splitlines()[1].split() == ["quickstart", "yes", "-", "-", "-", "-"]
+    local.do("down")
+    refused = local.run("scale", "quickstart", "1")
+    assert (refused.exit_code, refused.stderr) == (
+        1, "Error: quickstart is down: start it with `vectorizerctl local up -f FILE`\n",
+    )  # fmt: skip
 
 
 def test_progress_is_shown_in_place_on_a_terminal(local: Local) -> None:
@@ -263,6 +284,10 @@ def test_warnings_and_objects_that_mean_nothing_here_are_named(local: Local) -> 
         (("logs",), 1, "name a cluster; up are: none"),
         (("logs", "nobody"), 1, "there is no cluster 'nobody' in"),
         (("down", "nobody"), 1, "there is no cluster 'nobody' in"),
+        (("scale", "2"), 1, "name a cluster; up are: none"),
+        (("scale", "nobody", "2"), 1, "there is no cluster 'nobody' in"),
+        (("scale", "one", "two", "2"), 2, "name one cluster; given are one, two"),
+        (("scale", "many"), 2, "'many' is not a valid integer"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

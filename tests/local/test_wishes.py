@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.cli import ctl_main
 from vectorizer_operator.local.control import LocalError, Wish
-from vectorizer_operator.local.state import default_folder
-from vectorizer_operator.local.wishes import DEFAULT_IMAGE, Refused, read_wishes
+from vectorizer_operator.local.state import Desired, default_folder
+from vectorizer_operator.local.wishes import DEFAULT_IMAGE, Refused, read_wishes, scaled
 from vectorizer_operator.local.workload import workload
 from vectorizer_operator.manifests import render
 
@@ -72,6 +72,12 @@ def test_a_broken_rule_refuses_all_clusters_of_the_files(tmp_path: Path) -> None
     with pytest.raises(Refused) as refused:
         wishes(tmp_path, cluster(), cluster("two", replicas=2))
     assert [each.valid for each in refused.value.report.clusters] == [True, False]
+
+
+def test_a_cluster_that_an_older_vectorizerctl_brought_up_cannot_be_scaled() -> None:
+    desired = Desired(name="one", generation=1, number=0, up=True, objects=[])
+    with pytest.raises(LocalError, match=r"one was brought up by an older vectorizerctl: set spec.replicas"):
+        scaled(desired, 1)
 
 
 def test_only_what_reaches_the_pods_changes_their_revision(tmp_path: Path) -> None:

@@ -62,10 +62,10 @@ def change(folder: StateFolder, name: str, edit: Callable[[Desired], Wish]) -> d
 
     Raises LocalError where it is not up, and what `edit` raises.
     """
+    if name not in folder.desired():
+        raise LocalError(f"there is no cluster {name!r} in {folder.path}")
     with folder.locked():
-        before = folder.desired().get(name)
-        if before is None:
-            raise LocalError(f"there is no cluster {name!r} in {folder.path}")
+        before = folder.desired()[name]
         if not before.up:
             raise LocalError(f"{name} is down: start it with `vectorizerctl local up -f FILE`")
         generations = _write_down(folder, [edit(before)])
