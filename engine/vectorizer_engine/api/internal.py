@@ -10,8 +10,10 @@ from vectorizer_engine.api.decoding import decode
 from vectorizer_engine.api.errors import HttpError
 from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.distributed.topology import Topology
+from vectorizer_engine.errors import InvalidRequest
 
 _topology = msgspec.json.Decoder(Topology)
+_token = msgspec.msgpack.Decoder(str)
 
 _MSGPACK = b"application/msgpack"
 _JSON = b"application/json"
@@ -35,6 +37,15 @@ def refresh_catalog(call: Call) -> Plain:
     """Another member has made or deleted a collection."""
     _store(call).refresh()
     return Plain(b"seen")
+
+
+def shards_here(call: Call) -> Plain:
+    """Which shards of a collection are served here: see `distributed.whereabouts`."""
+    try:
+        token = _token.decode(call.body)
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(f"not a request of a member of this cluster: {error}") from None
+    return Plain(msgspec.msgpack.encode(_store(call).whereabouts.here(token)), content_type=_MSGPACK)
 
 
 def get_topology(call: Call) -> Plain:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from vectorizer_engine.api import collections, internal, payload_index, points, search, service
+from vectorizer_engine.api import collections, distribution, internal, payload_index, points, search, service
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.router import Route, Where
 from vectorizer_engine.distributed.gossip import TOPOLOGY_PATH
 from vectorizer_engine.distributed.router import CATALOG_PATH, READ_PATH, WRITE_PATH
 from vectorizer_engine.distributed.succession import RELEASE_PATH
+from vectorizer_engine.distributed.whereabouts import SHARDS_PATH
 
 _Handler = Callable[[Call], Answer]
 
@@ -23,7 +24,8 @@ _P = f"{_C}/points"
 
 
 _READ = frozenset({"timeout", "consistency"})
-"""One node answers for itself, so every read consistency that Qdrant knows holds."""
+"""One member answers for a shard, and makes sure that it still may, so every read consistency that Qdrant knows holds.
+It does not make sure with `consistency=1` (`Call.collection`)."""
 
 _WRITE = frozenset({"timeout", "wait", "ordering"})
 """Writes of one node happen in one order, so every write ordering that Qdrant knows holds."""
@@ -81,9 +83,11 @@ ROUTES: tuple[Route, ...] = (
     _open("GET", "/livez", service.livez),
     _open("GET", "/readyz", service.readyz),
     replace(_read("GET", "/metrics", service.metrics, _TIMEOUT), access=Access.ENGINE),
+    replace(_read("GET", "/cluster", distribution.describe_cluster, _TIMEOUT), access=Access.ENGINE),
     _read("GET", "/cluster/memory", service.cluster_memory, _TIMEOUT),
     _read("GET", "/collections", collections.list_collections, _TIMEOUT),
     _read("GET", _C, collections.describe_collection, _TIMEOUT),
+    _read("GET", f"{_C}/cluster", distribution.describe_distribution, _TIMEOUT),
     _door("PUT", _C, collections.create_collection),
     _door("PATCH", _C, collections.update_collection),
     _write("DELETE", _C, collections.delete_collection, _TIMEOUT),
@@ -109,6 +113,7 @@ ROUTES: tuple[Route, ...] = (
     _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
     _internal("POST", RELEASE_PATH, internal.release, Where.WRITERS),
     _internal("POST", CATALOG_PATH, internal.refresh_catalog, Where.WRITERS),
+    _internal("POST", SHARDS_PATH, internal.shards_here, Where.READERS),
     _internal("GET", TOPOLOGY_PATH, internal.get_topology, Where.LOOP),
     _internal("PUT", TOPOLOGY_PATH, internal.put_topology, Where.WRITERS),
 )

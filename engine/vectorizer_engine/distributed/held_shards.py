@@ -144,10 +144,10 @@ class HeldShards:
             return None
         return future.result().writer
 
-    def open_now(self) -> list[HeldShard]:
+    def open_now(self) -> dict[ShardId, HeldShard]:
         """Those that are served at this moment."""
         with self._lock:
-            return [future.result() for shard, future in self._held.items() if self._is_open(shard)]
+            return {shard: future.result() for shard, future in self._held.items() if self._is_open(shard)}
 
     def waiting(self) -> int:
         """How many are to be served and are not open yet. Damaged ones are not counted: they would be for ever."""

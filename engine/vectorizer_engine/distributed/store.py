@@ -53,10 +53,12 @@ from vectorizer_engine.distributed.router import CATALOG_PATH, ObserveRequest, R
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
+from vectorizer_engine.distributed.whereabouts import Whereabouts
 from vectorizer_engine.errors import (
     CollectionGone,
     CollectionNotFound,
     InvalidRequest,
+    StorageFailure,
     StoreClosed,
     WriteInDoubt,
 )
@@ -111,7 +113,7 @@ class DistributedStore:
         self._results = results
         self._mmap_only = mmap_only
         self._lock_file = lock
-        self._name = name
+        self.name = name
         self._environment = ShardEnvironment(
             memory, Maintenance(), files, path / "scratch", limits, shared, observe_append
         )
@@ -133,10 +135,13 @@ class DistributedStore:
             knows=self._knows,
             observe=observe_request,
         )
+        self.whereabouts = Whereabouts(name, self.topology, self._held, self._peers)
         # Held while what follows is made to fit the catalog and the topology.
         self._lock = threading.Lock()
         self._collections: dict[str, SpreadCollection] = {}
         self._by_path: dict[str, SpreadCollection] = {}
+        # The version of the topology that the catalog was looked into for.
+        self._looked_for = self.topology.current.version
         self._was_ready = False
         self._closed = False
 
@@ -214,8 +219,8 @@ class DistributedStore:
 
     @property
     def waiting(self) -> int:
-        """How many shards this member is to serve and does not yet."""
-        return self._held.waiting()
+        """How many shards this member is to serve and does not yet: one at least until it has looked what there is."""
+        return max(self._held.waiting(), int(self._looked_for < self.topology.current.version))
 
     @property
     def leaving(self) -> int:
@@ -227,7 +232,7 @@ class DistributedStore:
         if self.leaving:
             return stopping_for < HAND_OVER_SECONDS
         topology = self.topology.current
-        would_be_replaced = topology.member(self._name) is not None and len(topology.members) > 1
+        would_be_replaced = topology.member(self.name) is not None and len(topology.members) > 1
         return would_be_replaced and bool(self._held.open_now()) and stopping_for < NOTICE_SECONDS
 
     @property
@@ -320,7 +325,7 @@ class DistributedStore:
 
     def here(self) -> list[Collection]:
         """The shards that this member serves, each as a collection of its own."""
-        return [held.collection for held in self._held.open_now()]
+        return [held.collection for held in self._held.open_now().values()]
 
     def release(self, body: bytes | bytearray) -> bytes:
         """Let go of a shard that another member asks for; see `succession`."""
@@ -330,9 +335,11 @@ class DistributedStore:
 
     def refresh(self) -> None:
         """See what others have made and deleted. Raises StorageFailure."""
+        version = self.topology.current.version
         with disk_errors("read the catalog"):
             self._shared.catalog.refresh()
         self._fit()
+        self._looked_for = version
 
     def close(self) -> None:
         """Finish what is being written, stop the background work, let go of the folder."""
@@ -364,7 +371,13 @@ class DistributedStore:
             topology.version,
             ", ".join(f"{member.name} at {member.address}" for member in topology.members) or "no members",
         )
-        self._fit()
+        try:
+            self.refresh()  # whoever was no member before was told of no collection
+        except StorageFailure as error:
+            logger.warning(
+                "topology %d: shards of new collections are not taken yet: %s", topology.version, error
+            )
+            self._fit()
 
     def _knows(self, token: str) -> bool:
         if token not in self._collections:
@@ -389,7 +402,7 @@ class DistributedStore:
                     for collection in self._collections.values()
                     for number in range(collection.shards)
                     if (owner := topology.owner(collection.token, number)) is not None
-                    and owner.name == self._name
+                    and owner.name == self.name
                 ),
                 existing=lambda shard: shard.token in self._collections,
             )
