@@ -230,5 +230,8 @@ def _scaled(queries: Vectors) -> Vectors:
     sizes = np.abs(queries)
     # Of a single query, as nearly always, without an axis: that takes half as long.
     largest = sizes.max() if len(queries) == 1 else sizes.max(axis=1, keepdims=True)
-    scaled = queries * (np.float32(_LARGEST_CODE) / np.maximum(largest, np.float32(_SMALLEST_SCALED)))
-    return np.rint(scaled, out=scaled)
+    scaled: Vectors = queries * (
+        np.float32(_LARGEST_CODE) / np.maximum(largest, np.float32(_SMALLEST_SCALED))
+    )
+    np.rint(scaled, out=scaled)
+    return scaled

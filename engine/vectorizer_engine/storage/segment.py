@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 import lmdb
@@ -248,10 +248,9 @@ class Segment:
     def stamps(self, offsets: Iterable[int]) -> list[Stamp]:
         """Keys and versions at *offsets*, which must exist. A long payload beside them is not touched."""
         with self._environment.begin(db=self._points, buffers=True) as transaction:
-            get, number = (
-                transaction.get,
-                _OFFSET.pack,
-            )  # not by `_values`: a search takes as long for little else
+            # Not by `_values`, and with names looked up once: a search takes as long for little else.
+            get: Any = transaction.get
+            number = _OFFSET.pack
             return [decode_stamp(get(number(offset))) for offset in offsets]
 
     def payload_size(self, offset: int) -> int:
