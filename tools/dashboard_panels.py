@@ -9,6 +9,7 @@ from typing import NamedTuple
 ENGINE = 'namespace=~"$namespace", vectorizer_cluster=~"$cluster", pod=~"$pod"'
 """The chosen engines."""
 
+_CLUSTER_LABELS = ("namespace", "vectorizer_cluster")
 _CLUSTER = 'namespace=~"$namespace", vectorizer_cluster=~"$cluster"'
 
 
@@ -69,10 +70,16 @@ def _legend(*labels: str) -> str:
     return " ".join(f"{{{{{label}}}}}" for label in labels)
 
 
+def _of_cluster(series: str, of_its_pods: str = "max") -> str:
+    """One value for each cluster, the greatest of its pods where all of them tell the same."""
+    return f"{of_its_pods} by ({', '.join(_CLUSTER_LABELS)}) ({series})"
+
+
 _LOOKUPS = "vectorizer_query_cache_lookups_total"
 _REQUESTS = "vectorizer_http_requests_total"
 _REQUEST_SECONDS = _engine("vectorizer_http_request_duration_seconds_bucket")
 _APPEND_SECONDS = _engine("vectorizer_log_append_duration_seconds_bucket")
+_MEMBER_SECONDS = "vectorizer_member_request_duration_seconds"
 _ROUND_SECONDS = "vectorizer_operator_reconcile_duration_seconds"
 _USED = _engine("vectorizer_cluster_cache_usage_bytes")
 _LIMIT = _engine("vectorizer_cluster_cache_limit_bytes")
@@ -91,10 +98,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (0.95, "red"),
         ),
         _stat("Points", "Points of all collections.", "short", f"sum({_engine('vectorizer_points')})"),
-        _stat("Disk", "Of all collections.", "bytes", f"sum({_engine('vectorizer_storage_bytes')})"),
+        _stat(
+            "Disk",
+            "Of all collections. Where there is an object store, of the pods' copies.",
+            "bytes",
+            f"sum({_engine('vectorizer_storage_bytes')})",
+        ),
         _stat(
             "Damage",
-            "Segments that were set aside, and collections that cannot be opened.",
+            "Segments that were set aside, and collections or shards that cannot be opened.",
             "short",
             f"sum({_QUARANTINED} + {_DAMAGED})",
             (1.0, "red"),
@@ -202,21 +214,70 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "pod",
             ),
         ),
-        _graph("Points", "Points of all collections.", "short", _sum(_engine("vectorizer_points"), "pod")),
+        _graph("Points", "Points that each pod serves.", "short", _sum(_engine("vectorizer_points"), "pod")),
         _graph(
             "Segments and collections",
             "Segments grow with writes, and shrink as they are merged.",
             "short",
             _sum(_engine("vectorizer_segments"), legend="segments"),
-            _sum(_engine("vectorizer_collections"), legend="collections"),
+            Query(f"sum({_of_cluster(_engine('vectorizer_collections'))})", "collections"),
         ),
-        _graph("Disk", "Of all collections.", "bytes", _sum(_engine("vectorizer_storage_bytes"), "pod")),
+        _graph("Disk", "Of what each pod serves.", "bytes", _sum(_engine("vectorizer_storage_bytes"), "pod")),
         _graph(
             "Damage",
-            "Segments that failed their checksum and were set aside, and collections that cannot be opened.",
+            "Segments that failed their checksum and were set aside, and collections, or shards of them, that cannot "
+            "be opened.",
             "short",
             _sum(_QUARANTINED, "pod", legend="{{pod}} segments"),
             _sum(_DAMAGED, "pod", legend="{{pod}} collections"),
+        ),
+    ),
+    "Several pods": (
+        _graph(
+            "Shards by pod",
+            "Of clusters whose pods share an object store: the shards that each pod serves.",
+            "short",
+            _sum(_engine("vectorizer_shards_served"), "pod"),
+            stacked=True,
+        ),
+        _graph(
+            "Shards not served",
+            "Nobody serves them at present. Shards that move are served by the pod that gives them until the other is "
+            "ready.",
+            "short",
+            Query(
+                f"{_of_cluster(_engine('vectorizer_shards'))} "
+                f"- {_of_cluster(_engine('vectorizer_shards_served'), 'sum')}",
+                _legend(*_CLUSTER_LABELS),
+            ),
+        ),
+        _graph(
+            "Shards on the move",
+            "Waiting: a pod is to serve them and does not yet. Leaving: a pod serves them until another does.",
+            "short",
+            _sum(_engine("vectorizer_shards_waiting"), "pod", legend="{{pod}} waiting"),
+            _sum(_engine("vectorizer_shards_leaving"), "pod", legend="{{pod}} leaving"),
+        ),
+        _graph(
+            "Topology",
+            "The newest version that each pod knows, and how many members it has. Lines that stay apart are pods that "
+            "do not hear of each other.",
+            "short",
+            Query(f"max by (pod) ({_engine('vectorizer_cluster_topology_version')})", "{{pod}} version"),
+            Query(f"max by (pod) ({_engine('vectorizer_cluster_members')})", "{{pod}} members"),
+        ),
+        _graph(
+            "Requests between pods",
+            "What became of requests for shards that another pod has. Moved: it was not there, and looked for again.",
+            "reqps",
+            _rate(_engine(f"{_MEMBER_SECONDS}_count"), "outcome"),
+        ),
+        _graph(
+            "Latency between pods",
+            "From sending such a request to having read its answer.",
+            "s",
+            _quantile(0.5, _engine(f"{_MEMBER_SECONDS}_bucket", 'outcome="done"'), legend="p50"),
+            _quantile(0.99, _engine(f"{_MEMBER_SECONDS}_bucket", 'outcome="done"'), legend="p99"),
         ),
     ),
     "Rules": (

@@ -62,6 +62,17 @@ def damage(segments: int, collections: int) -> Series:
     }
 
 
+def members(*, shards: tuple[str, str], versions: tuple[str, str] = ("7x30", "7x30")) -> Series:
+    """Two pods of a cluster with six shards, how many of them each serves, and the topology that it knows."""
+    series: Series = {}
+    for number, (served, version) in enumerate(zip(shards, versions, strict=True)):
+        pod = f'{_CLUSTER}, pod="quickstart-{number}"'
+        series[f"vectorizer_shards{{{pod}}}"] = "6x30"
+        series[f"vectorizer_shards_served{{{pod}}}"] = served
+        series[f"vectorizer_cluster_topology_version{{{pod}}}"] = version
+    return series
+
+
 def leaders(first: int, second: int) -> Series:
     return {
         f'vectorizer_operator_leader{{pod="operator-0", {_OPERATOR}}}': f"{first}x30",
@@ -109,6 +120,25 @@ CASES = {
         POD,
         "search/quickstart-0 has set aside damaged data: 3 segments or collections.",
         (damage(segments=0, collections=0),),
+    ),
+    "VectorizerShardsNotServed": Case(
+        members(shards=("3x30", "1x30")),
+        {"namespace": "search", "vectorizer_cluster": "quickstart"},
+        "No pod of search/quickstart serves 2 of its shards.",
+        (
+            members(shards=("4x30", "2x30")),
+            members(shards=("0x30", "6x30")),
+            members(shards=("3x27 0x3", "3x30")),
+        ),
+    ),
+    "VectorizerTopologiesDiffer": Case(
+        members(shards=("3x30", "3x30"), versions=("7x30", "6x30")),
+        {"namespace": "search", "vectorizer_cluster": "quickstart"},
+        "The pods of search/quickstart do not agree on who serves.",
+        (
+            members(shards=("3x30", "3x30")),
+            members(shards=("3x30", "3x30"), versions=("7x27 8x3", "7x30")),
+        ),
     ),
     "VectorizerMetricsMissing": Case(
         {f'up{{service="quickstart", {_POD}}}': "0x30"},

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.api.test_tenants import as_caller, with_tenants
+from tests.engine.distributed.pods import KEY
 from tests.engine.fixtures import EngineProcess
 from tests.monitoring.panels import DASHBOARD, TARGET, check_answered, queries
 from tests.promtool import PromtoolError
@@ -14,10 +15,23 @@ from tests.promtool import PromtoolError
 
 @pytest.fixture
 def scraped(tmp_path: Path) -> Iterator[str]:
-    """The metrics of an engine with tenants that was written to, searched, and asked for what there is not."""
-    engine = EngineProcess(tmp_path / "engine", with_tenants(tmp_path / "keys"))
+    """The metrics of an engine with tenants that was written to, searched, and asked for what there is not.
+
+    It is a member of a cluster, and so has all metrics that there are.
+    """
+    config = with_tenants(tmp_path / "keys") | {
+        "cluster": {"enabled": True, "pod_name": "pod-0", "internal_key": KEY},
+        "storage": {"object_store": {"url": f"file://{tmp_path}/store"}},
+    }
+    engine = EngineProcess(tmp_path / "engine", config)
+    topology = {"version": 1, "members": [{"name": "pod-0", "address": f"127.0.0.1:{engine.port}"}]}
     try:
         engine.launch()
+        engine.wait_until(lambda: engine.answers("/livez"), "alive")
+        with as_caller(engine, KEY) as member:
+            engine.wait_until(
+                lambda: member.put("/internal/topology", json=topology).status_code == 200, "a member"
+            )
         engine.wait_until(lambda: engine.answers("/readyz"), "ready")
         with as_caller(engine, "admin-key") as http:
             collection = {"vectors": {"size": 2, "distance": "Dot"}}
