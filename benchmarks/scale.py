@@ -1,0 +1,159 @@
+"""What several pods cost and what they are worth: searches routed to shards, pods that join and leave, one that dies.
+
+    .venv/bin/python benchmarks/scale.py [VECTORS.npy] [--rows 6000] [--searches 600] [--seconds 6]
+
+Real engines over one shared folder, on loopback. Printed are: the price of routing, which is the median of single
+searches over 8 shards on 3 pods against 1 pod, in turns (goal: 1 ms more at most); what clients see while 3 pods become
+5 and 3 again (goals: nothing fails, p99 at most twice that of the quiet run); and how long it takes from a kill -9
+until everything is served again, where the others are told at once (goal: 10 s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import numpy as np
+from _machine import describe
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.engine.distributed.load import Load, Outcome
+from tests.engine.distributed.pods import Pods
+from tests.engine.fixtures import EngineProcess
+
+ROOT = Path(__file__).parents[1]
+SHARDS = 8
+BATCH = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("vectors", nargs="?", type=Path, default=ROOT / "examples/data/packages.f16.npy")
+    parser.add_argument("--rows", type=int, default=6000, help="so many of the vectors")
+    parser.add_argument("--searches", type=int, default=600, help="on each side, for the price of routing")
+    parser.add_argument("--seconds", type=float, default=6.0, help="each time that clients are watched")
+    options = parser.parse_args()
+    vectors = np.load(options.vectors)[: options.rows].astype(np.float32)
+    print(f"machine: {describe()}")
+    print(f"data:    {len(vectors)} vectors of dimension {vectors.shape[1]}, {SHARDS} shards\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        alone, three = Pods(Path(scratch) / "alone", 1), Pods(Path(scratch) / "three", 5)
+        try:
+            for pods, members in ((alone, (0,)), (three, (0, 1, 2))):
+                start(pods, members, vectors)
+            price_of_routing(alone[0], three.engines[:3], vectors, options.searches)
+            alone.close()
+            scale(three, vectors.shape[1], options.seconds)
+            take_over(three, vectors)
+        finally:
+            alone.close()
+            three.close()
+
+
+def start(pods: Pods, members: Sequence[int], vectors: np.ndarray) -> None:
+    pods.launch(*members)
+    pods.publish(*members)
+    pods.wait_until_ready(*members)
+    with pods[0].http() as http:
+        params = {"vectors": {"size": vectors.shape[1], "distance": "Cosine"}, "shard_number": SHARDS}
+        http.put("/collections/docs", json=params).raise_for_status()
+        for first in range(0, len(vectors), BATCH):
+            points = [
+                {"id": first + row, "vector": vector.tolist()}
+                for row, vector in enumerate(vectors[first : first + BATCH])
+            ]
+            http.put("/collections/docs/points?wait=true", json={"points": points}).raise_for_status()
+
+
+def price_of_routing(
+    alone: EngineProcess, three: Sequence[EngineProcess], vectors: np.ndarray, searches: int
+) -> None:
+    """One client, one search at a time, in turns: what the machine does besides hits both."""
+    chosen = random.Random(1)
+    seconds: dict[str, list[float]] = {"1 pod": [], "3 pods": []}
+    clients = [httpx.Client(base_url=engine.url) for engine in (alone, *three)]
+    for number in range(searches + 50):
+        query = {"query": vectors[chosen.randrange(len(vectors))].tolist(), "limit": 10}
+        for side, client in (("1 pod", clients[0]), ("3 pods", chosen.choice(clients[1:]))):
+            began = time.perf_counter()
+            client.post("/collections/docs/points/query", json=query).raise_for_status()
+            if number >= 50:
+                seconds[side].append(time.perf_counter() - began)
+    for client in clients:
+        client.close()
+    print(f"{'searches':12}{'p50 ms':>9}{'p99 ms':>9}")
+    for side, taken in seconds.items():
+        print(f"{side:12}{1000 * np.percentile(taken, 50):9.2f}{1000 * np.percentile(taken, 99):9.2f}")
+    price = 1000 * (np.percentile(seconds["3 pods"], 50) - np.percentile(seconds["1 pod"], 50))
+    print(f"price of routing: {price:.2f} ms at p50 (goal: at most 1)\n")
+
+
+def scale(pods: Pods, dimension: int, seconds: float) -> None:
+    with Load(pods.engines[:3], "docs", dimension=dimension) as load:
+        print(
+            f"{'pods':18}{'requests':>9}{'failed':>8}{'read p50':>10}{'p99':>8}{'write p50':>11}{'p99 ms':>8}"
+        )
+        time.sleep(1)
+        load.settle()
+        watch(load, "3, quiet", seconds)
+        pods.launch(3, 4)
+        load.settle()  # starting two processes takes processors, and is not what is asked for
+        pods.publish(0, 1, 2, 3, 4)
+        pods.wait_until_moved(0, 1, 2, 3, 4)
+        pods.wait_until_ready()
+        load.pods = pods.engines
+        watch(load, "3 → 5", seconds)
+        pods.publish(0, 1, 2, to=range(5))
+        load.pods = pods.engines[:3]
+        for number in (3, 4):
+            pods[number].signal(signal.SIGTERM)
+        watch(load, "5 → 3", seconds)
+        for number in (3, 4):
+            pods[number].wait(30)
+        watch(load, "3, quiet", seconds)
+    print()
+
+
+def watch(load: Load, what: str, seconds: float) -> None:
+    time.sleep(seconds)
+    seen = load.settle()
+    for failure in seen.failures[:3]:
+        print(f"  failed: {failure}")
+    reads, writes = [
+        [1000 * Outcome.percentile(taken, each) for each in (50, 99)] for taken in (seen.reads, seen.writes)
+    ]
+    print(
+        f"{what:18}{len(seen.reads) + len(seen.writes):9}{len(seen.failures):8}{reads[0]:10.1f}{reads[1]:8.1f}"
+        f"{writes[0]:11.1f}{writes[1]:8.1f}"
+    )
+
+
+def take_over(pods: Pods, vectors: np.ndarray) -> None:
+    """The pod is gone; another topology is published at once, so what is measured is the engines' own part."""
+    points = [{"id": number, "vector": vectors[number].tolist()} for number in range(100)]
+    with pods[0].http() as http:
+        before = http.post("/collections/docs/points/count", json={}).json()["result"]["count"]
+        pods[2].kill()
+        began = time.perf_counter()
+        pods.publish(0, 1)
+        counted = http.post("/collections/docs/points/count", json={})
+        read = time.perf_counter() - began
+        written = http.put("/collections/docs/points?wait=true", json={"points": points})
+        wrote = time.perf_counter() - began
+    complete = counted.status_code == written.status_code == 200
+    complete = complete and counted.json()["result"]["count"] == before
+    print(
+        f"after kill -9: read in full after {read:.2f} s, written after {wrote:.2f} s, complete: {complete}"
+    )
+
+
+if __name__ == "__main__":
+    main()
