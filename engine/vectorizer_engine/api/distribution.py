@@ -1,6 +1,7 @@
 """Who serves what, in the shapes of Qdrant's calls about its clusters, for its clients and its web page.
 
-Members are peers here. There is no consensus among them: what Qdrant tells of it is filled with the topology.
+Members are peers here. There is no consensus among them: what Qdrant tells of it is filled with the topology. The
+peers' names and `shards` are this engine's own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def describe_cluster(call: Call) -> Any:
         "status": "enabled",
         "peer_id": peer_id(store.name),
         "peers": {
-            str(peer_id(member.name)): {"uri": f"http://{member.address}/"} for member in topology.members
+            str(peer_id(member.name)): {"uri": f"http://{member.address}/", "name": member.name}
+            for member in topology.members
         },
         "raft_info": {
             "term": 0,
@@ -47,6 +49,7 @@ def describe_cluster(call: Call) -> Any:
             "last_update": datetime.now(UTC).isoformat(),
         },
         "message_send_failures": {},
+        "shards": {"served": len(store.here()), "waiting": store.waiting, "leaving": store.leaving},
     }
 
 

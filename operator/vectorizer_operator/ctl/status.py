@@ -49,7 +49,11 @@ async def _look(client: KubeClient, name: str, *, namespace: str) -> Object:
     )
     status = cluster.get("status") or {}
     headers = await _key(client, cluster["spec"], namespace=namespace)
-    engines = await asyncio.gather(*(_engine(client, Pod(pod), headers) for pod in pods))
+    ordered = sorted(map(Pod, pods), key=lambda pod: pod.name)
+    first = next((pod for pod in ordered if pod.ready), None)
+    engines = await asyncio.gather(
+        *(_engine(client, pod, headers, answers_for_all=pod is first) for pod in ordered)
+    )
     return {
         "namespace": namespace,
         "name": name,
@@ -57,7 +61,7 @@ async def _look(client: KubeClient, name: str, *, namespace: str) -> Object:
         "endpoint": status.get("endpoint"),
         "currentVersion": status.get("currentVersion"),
         "conditions": status.get("conditions") or [],
-        "pods": sorted(engines, key=lambda engine: str(engine["name"])),
+        "pods": engines,
     }
 
 
@@ -75,7 +79,10 @@ async def _key(client: KubeClient, spec: Mapping[str, Any], *, namespace: str) -
     return {"api-key": key}
 
 
-async def _engine(client: KubeClient, pod: Pod, headers: Mapping[str, str] | str) -> Object:
+async def _engine(
+    client: KubeClient, pod: Pod, headers: Mapping[str, str] | str, *, answers_for_all: bool
+) -> Object:
+    """What one engine says. Where several serve together, one of them is asked for the collections of all."""
     found: Object = {"name": pod.name, "ready": pod.ready, "image": pod.image}
     if not pod.ready:
         found["trouble"] = pod.trouble()
@@ -84,12 +91,30 @@ async def _engine(client: KubeClient, pod: Pod, headers: Mapping[str, str] | str
         found["trouble"] = headers
         return found
     try:
-        found["memory"], found["collections"] = await asyncio.gather(
-            _ask(client, pod, "/cluster/memory", headers), _collections(client, pod, headers)
+        found["memory"], topology = await asyncio.gather(
+            _ask(client, pod, "/cluster/memory", headers), _topology(client, pod, headers)
         )
+        if topology is not None:
+            found["topology"] = topology
+        if topology is None or answers_for_all:
+            found["collections"] = await _collections(client, pod, headers)
     except ApiError as error:
         found["trouble"] = f"the engine was not to be asked: {error.message or error}"
     return found
+
+
+async def _topology(client: KubeClient, pod: Pod, headers: Mapping[str, str]) -> Object | None:
+    """Who serves together, as an engine knows it, and its own share. None where it serves alone or cannot tell yet."""
+    with suppress(NotFound):
+        about = await _ask(client, pod, "/cluster", headers)
+        if about["status"] == "enabled":
+            members = sorted(peer["name"] for peer in about["peers"].values())
+            return {
+                "version": about["raft_info"]["commit"],
+                "members": members,
+                "shards": about["shards"],
+            }
+    return None
 
 
 async def _collections(client: KubeClient, pod: Pod, headers: Mapping[str, str]) -> Object:
@@ -125,14 +150,20 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "  the operator has not looked at the newest spec yet; what follows is about an older one"
     for condition in found["conditions"]:
         yield f"  {condition['type']:<20} {condition['status']:<7} {condition['reason']}: {condition['message']}"
+    topologies = [pod["topology"] for pod in found["pods"] if "topology" in pod]
+    newest: Mapping[str, Any] = max(topologies, key=lambda topology: int(topology["version"]), default={})
+    if newest:
+        yield f"  served together by {', '.join(newest['members']) or 'nobody'} (topology {newest['version']})"
     for pod in found["pods"]:
         yield f"  pod {pod['name']}: {'ready' if pod['ready'] else 'not ready'}, {pod['image']}"
         if "trouble" in pod:
             yield f"    {pod['trouble']}"
         if "memory" in pod:
             yield from _memory(pod["memory"])
+        if "topology" in pod:
+            yield _shards(pod["topology"], newest=newest)
         if "collections" in pod:
-            yield from _collection_lines(pod["collections"])
+            yield from _collection_lines(pod["collections"], of_all="topology" in pod)
 
 
 def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
@@ -145,9 +176,17 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
         yield f"    process {_size(own)} of its own, {_size(mapped)} mapped and reclaimable"
 
 
-def _collection_lines(collections: Mapping[str, Any]) -> Iterator[str]:
+def _shards(topology: Mapping[str, Any], *, newest: Mapping[str, Any]) -> str:
+    shards = topology["shards"]
+    behind = (
+        "" if topology["version"] == newest["version"] else f"; knows topology {topology['version']} only"
+    )
+    return f"    shards: {shards['served']} served, {shards['waiting']} waited for, {shards['leaving']} leaving{behind}"
+
+
+def _collection_lines(collections: Mapping[str, Any], *, of_all: bool) -> Iterator[str]:
     shown = collections["shown"]
-    yield f"    collections: {collections['count']}"
+    yield f"    collections{' of all pods' if of_all else ''}: {collections['count']}"
     for name, each in shown.items():
         yield f"      {name}: {each['status']}, {each['points_count']} points, {each['segments_count']} segments"
     if collections["count"] > MOST_COLLECTIONS:

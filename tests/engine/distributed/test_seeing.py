@@ -75,6 +75,13 @@ def test_qdrants_client_sees_the_members_as_peers(pods: Pods) -> None:
         assert status.raft_info.commit == pods.known_to(number)
 
 
+def test_the_members_names_and_shares_are_told_beside_what_qdrant_tells(pods: Pods) -> None:
+    seen = [httpx.get(pods[number].url + "/cluster").json()["result"] for number in (0, 1)]
+    assert {peer["name"] for each in seen for peer in each["peers"].values()} == {"pod-0", "pod-1"}
+    assert [(each["shards"]["waiting"], each["shards"]["leaving"]) for each in seen] == [(0, 0), (0, 0)]
+    assert sum(each["shards"]["served"] for each in seen) == SHARDS
+
+
 def test_every_member_tells_the_same_of_where_the_shards_are(pods: Pods) -> None:
     views = [distribution(pods[number]) for number in (0, 1)]
     for number, view in enumerate(views):

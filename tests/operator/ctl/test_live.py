@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -27,6 +28,7 @@ from vectorizer_operator.cli import ctl_main
 
 NAMESPACE = "ctl-live"
 READER = "reader"
+MEMBER_KEY = "what the members of a cluster show each other"
 
 Run = Callable[..., Result]
 
@@ -169,8 +171,9 @@ def engine(tmp_path: Path) -> Iterator[tuple[str, int]]:
         port = free.getsockname()[1]
     config = {
         "server": {"host": address, "port": port},
-        "storage": {"path": str(tmp_path / "data")},
+        "storage": {"path": str(tmp_path / "data"), "object_store": {"url": f"file://{tmp_path}/store"}},
         "auth": {"api_key": "secret"},
+        "cluster": {"enabled": True, "pod_name": "engine-by-hand", "internal_key": MEMBER_KEY},
     }
     (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
     program = Path(sys.executable).with_name("vectorizer")
@@ -178,16 +181,21 @@ def engine(tmp_path: Path) -> Iterator[tuple[str, int]]:
         [program, "serve", "--config", str(tmp_path / "config.yml")], stderr=subprocess.DEVNULL
     )
     try:
-        eventually(lambda: _answers(address, port))
+        eventually(lambda: _told(address, port))
         yield address, port
     finally:
         process.terminate()
         process.wait(timeout=20)
 
 
-def _answers(address: str, port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex((address, port)) == 0
+def _told(address: str, port: int) -> bool:
+    """Whether the engine heard that it serves, as the only member of its cluster."""
+    topology = {"version": 3, "members": [{"name": "engine-by-hand", "address": f"{address}:{port}"}]}
+    url = f"http://{address}:{port}/internal/topology"
+    try:
+        return httpx.put(url, json=topology, headers={"api-key": MEMBER_KEY}).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_status_shows_memory_and_collections_of_an_engine_with_a_key(
@@ -248,7 +256,9 @@ def test_status_shows_memory_and_collections_of_an_engine_with_a_key(
         client.create_collection(name, models.VectorParams(size=4, distance=models.Distance.DOT))
     text = run("status", "keyed").output
     assert re.search(r"caches 0\.\d MiB of 1024\.0 MiB \(0%\)", text)
-    assert "collections: 2\n      docs: green, 0 points, 0 segments\n      notes 1: green" in text
+    assert "collections of all pods: 2\n      docs: green, 0 points, 0 segments\n      notes 1: green" in text
+    assert "  served together by engine-by-hand (topology 3)\n" in text
+    assert "    shards: 12 served, 0 waited for, 0 leaving\n" in text
 
 
 def test_a_cluster_that_is_not_there_is_named(run: Run) -> None:

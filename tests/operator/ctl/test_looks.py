@@ -93,3 +93,27 @@ def test_each_pod_is_shown_with_what_is_known_of_it(pod: dict[str, Any], expecte
     title, older, _, *rest = status._lines(found)
     assert (title, rest) == ("default/demo", expected)
     assert "an older one" in older
+
+
+def test_pods_that_serve_together_are_shown_with_their_shares_and_who_is_behind() -> None:
+    def pod(number: int, version: int, **shards: int) -> dict[str, Any]:
+        members = [f"demo-{each}" for each in range(2)]
+        return {
+            "name": f"demo-{number}",
+            "image": "engine:1",
+            "ready": True,
+            "topology": {"version": version, "members": members[:version], "shards": shards},
+        }
+
+    pods = [pod(0, 1, served=6, waiting=0, leaving=0), pod(1, 2, served=2, waiting=1, leaving=0)]
+    pods[0]["collections"] = {"count": 1, "shown": {}}
+    found = {"namespace": "default", "name": "demo", "endpoint": None, "upToDate": True, "conditions": []}
+    assert list(status._lines({**found, "pods": pods})) == [
+        "default/demo",
+        "  served together by demo-0, demo-1 (topology 2)",
+        "  pod demo-0: ready, engine:1",
+        "    shards: 6 served, 0 waited for, 0 leaving; knows topology 1 only",
+        "    collections of all pods: 1",
+        "  pod demo-1: ready, engine:1",
+        "    shards: 2 served, 1 waited for, 0 leaving",
+    ]
