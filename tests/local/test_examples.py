@@ -42,7 +42,7 @@ def test_the_production_example_leaves_the_memory_limit_to_the_capacity_model() 
     objects = yaml.safe_load_all(CliRunner().invoke(ctl_main, arguments).output)
     (stateful_set,) = (each for each in objects if each["kind"] == "StatefulSet")
     (engine,) = stateful_set["spec"]["template"]["spec"]["containers"]
-    limit = f"{pod_memory_bytes(1024**3) // 1024**2}Mi"
+    limit = f"{pod_memory_bytes(1024**3, shares_store=True) // 1024**2}Mi"
     assert engine["resources"] == {"limits": {"memory": limit}, "requests": {"cpu": "2", "memory": limit}}
 
 

@@ -18,6 +18,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from tests.kube.eventually import eventually
 from tests.local.commands import Local
+from vectorizer_operator.local.state import StateFolder
 from vectorizer_operator.plan.topology import LOST_AFTER
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "three-pods.yaml"
@@ -39,6 +40,11 @@ def clients(local: Local) -> list[QdrantClient]:
     """One for each pod."""
     pods = local.cluster()["pods"]
     return [QdrantClient(f"http://{pod['address']}", check_compatibility=False, timeout=30) for pod in pods]
+
+
+def internal_key(local: Local) -> str:
+    """What the engines show each other."""
+    return StateFolder(local.folder).desired()["three"].secrets["three-internal"]["key"]
 
 
 def create(client: QdrantClient) -> None:
@@ -78,7 +84,7 @@ def written_meanwhile(pods: list[QdrantClient], acknowledged: set[int]) -> Itera
                 somewhere(number, lambda pod: pod.upsert("c", [point(number)], wait=True))  # noqa: B023
                 acknowledged.add(number)
                 somewhere(number, lambda pod: pod.query_points("c", VECTORS[3], limit=5))
-                if ended.wait(0.01):
+                if ended.wait(0.05):
                     return
         except Exception as error:  # noqa: BLE001 - shown in the test's own thread
             failures.append(str(error))
@@ -104,7 +110,7 @@ def test_pods_come_and_go_and_are_replaced_while_every_request_is_answered(local
     assert hits[0][0] == 3
     assert hits == [hits[0]] * 3
     acknowledged = set(range(200))
-    key = (local.folder / "clusters" / "three" / "desired.json").read_text().partition('"key": ')[2][:45]
+    key = internal_key(local)
     with written_meanwhile(pods[:2], acknowledged):
         assert local.do("scale", "5").startswith("three runs as 5 pods after")
         assert local.cluster()["topology"]["members"] == [f"three-{each}" for each in range(5)]
@@ -112,12 +118,13 @@ def test_pods_come_and_go_and_are_replaced_while_every_request_is_answered(local
         assert [pod["name"] for pod in local.cluster()["pods"]] == ["three-0", "three-1"]
         assert local.cluster()["topology"]["members"] == ["three-0", "three-1"]
         before = {pod["pid"] for pod in local.cluster()["pods"]}
-        local.do("up", "-f", "-", stdin=example(replicas=2, cluster={"maxCacheMemory": "128Mi"}))
+        changed = example(replicas=2, cluster={"maxCacheMemory": "128Mi"})
+        local.do("up", "-f", "-", stdin=changed)
         assert before.isdisjoint(pod["pid"] for pod in local.cluster()["pods"])
     local.do("down")
-    local.do("up", "-f", str(EXAMPLE))
+    local.do("up", "-f", "-", stdin=changed)
     assert all(holds(pod, acknowledged) for pod in clients(local))
-    assert key in (local.folder / "clusters" / "three" / "desired.json").read_text()
+    assert internal_key(local) == key
 
 
 def test_a_killed_pod_is_the_same_member_again_and_one_that_stays_away_is_replaced(local: Local) -> None:

@@ -23,6 +23,9 @@ DEFAULT_IMAGE = f"vectorizer:{__version__}"
 
 INPUT_KINDS = ("ConfigMap", "Secret")
 
+Contents = Mapping[str, Mapping[str, str]]
+"""Of Secrets or ConfigMaps, by name and key."""
+
 
 class Refused(Exception):
     """A file cannot be read, or a cluster in it breaks a rule or the schema; the report says everything."""
@@ -67,9 +70,6 @@ def scaled(desired: Desired, replicas: int) -> Wish:
     if wrong:
         raise LocalError("; ".join(wrong))
     return _wish(raw, desired.secrets, desired.config_maps)
-
-
-Contents = Mapping[str, Mapping[str, str]]
 
 
 def _wish(raw: dict[str, Any], secrets: Contents, config_maps: Contents) -> Wish:

@@ -94,14 +94,13 @@ class ClusterWorker:
         leaving = list(_leaving(pods, wanted))
         if wanted.shares_store and pods:
             key = desired.secrets.get(internal_secret_name(desired.name), {}).get(INTERNAL_KEY, "")
-            names = (
-                [pod.name for pod in leaving] if wanted.pods else []
-            )  # the last ones have nobody to give to
+            # Where none is to be left, there is nobody to give shards to.
+            names = [pod.name for pod in leaving if wanted.pods]
             self._membership = await publish(self._engines, pods, names, key=key)
         else:
             self._membership = None
         for pod in leaving:
-            if not wanted.pods or self._may_go(pod, wanted):
+            if self._may_go(pod, wanted):
                 self._end(pod.name, *self._useless_claims(pod.name, wanted))
         as_wanted = all(pod.revision == wanted.revision and not pod.end for pod in self._pods.values())
         if as_wanted and self._pods.keys() == wanted.pods.keys():
@@ -117,8 +116,10 @@ class ClusterWorker:
 
     def _may_go(self, pod: Pod, wanted: Workload) -> bool:
         """Whether the shards of `pod`, if it serves any, are served by others."""
+        if self._membership is None or not wanted.pods:
+            return True
         replaced_because_down = pod.name in wanted.pods and not pod.ready
-        return self._membership is None or replaced_because_down or self._membership.may_go(pod.name)
+        return replaced_because_down or self._membership.may_go(pod.name)
 
     def _pauses(self, pods: Sequence[Pod]) -> Iterator[float]:
         if any(pod.problem for pod in self._pods.values()):
