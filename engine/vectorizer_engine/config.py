@@ -46,7 +46,8 @@ class ServerConfig(Section):
     request_memory_bytes: Bytes = Field(
         64 * 1024**2,
         ge=1024**2,
-        description="Bodies of requests in flight, and what answers take to make; a request waits, then gets 429.",
+        description="Bodies of requests in flight, and what answers take to make; a request waits, then gets 429. "
+        "Where several pods serve, as much again is for what they ask of each other.",
     )
 
 

@@ -5,6 +5,7 @@ from vectorizer_operator.manifests.common import ChildRef, Manifest, internal_se
 from vectorizer_operator.manifests.config_map import config_yaml
 from vectorizer_operator.manifests.internal_secret import internal_secret
 from vectorizer_operator.manifests.render import child_refs, render
+from vectorizer_operator.manifests.stateful_set import needed_memory_bytes
 from vectorizer_operator.manifests.text import as_yaml
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "config_yaml",
     "internal_secret",
     "internal_secret_name",
+    "needed_memory_bytes",
     "render",
     "selector",
 ]

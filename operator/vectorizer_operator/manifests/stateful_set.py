@@ -82,11 +82,19 @@ def stateful_set(cluster: VectorizerCluster, *, config: str, default_image: str)
     )
 
 
+def needed_memory_bytes(cluster: VectorizerCluster) -> int:
+    """The least that a pod's memory limit must be, for its engine to keep what it promises."""
+    limit = parse_quantity(cluster.spec.cluster.max_cache_memory)
+    return pod_memory_bytes(
+        MAX_CACHE_MEMORY_BYTES if limit is None else limit,
+        shares_store=cluster.spec.storage.object_store is not None,
+    )
+
+
 def resources(cluster: VectorizerCluster) -> dict[str, dict[str, str]]:
     """The engine container's resources: what the user wrote, and for memory and CPU what is computed otherwise."""
     wanted = cluster.spec.resources
-    limit = parse_quantity(cluster.spec.cluster.max_cache_memory)
-    need = pod_memory_bytes(MAX_CACHE_MEMORY_BYTES if limit is None else limit)
+    need = needed_memory_bytes(cluster)
     limits = {"memory": f"{need // 1024**2}Mi", **wanted.limits}
     requests = {"cpu": "250m", "memory": limits["memory"], **wanted.requests}
     return {

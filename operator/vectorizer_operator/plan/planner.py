@@ -15,8 +15,7 @@ from vectorizer_operator.api.constants import DEFAULT_IMAGE_ANNOTATION, PORT
 from vectorizer_operator.api.problems import structural_problems
 from vectorizer_operator.api.rules import violations, warnings
 from vectorizer_operator.api.status import ConditionType
-from vectorizer_operator.capacity import pod_memory_bytes
-from vectorizer_operator.manifests import Manifest, render, selector
+from vectorizer_operator.manifests import Manifest, needed_memory_bytes, render, selector
 from vectorizer_operator.plan.changes import child_changes, pod_changes, secret_changes
 from vectorizer_operator.plan.model import (
     Action,
@@ -292,12 +291,12 @@ def _rules_verdict(raw: Object) -> Verdict:
 
 
 def _memory_verdict(cluster: VectorizerCluster) -> Verdict:
-    limit = parse_quantity(cluster.spec.cluster.max_cache_memory) or 0
-    need = f"{pod_memory_bytes(limit) // 1024**2}Mi"
+    needed = needed_memory_bytes(cluster)
+    need = f"{needed // 1024**2}Mi"
     written = cluster.spec.resources.limits.get("memory")
     if written is None:
         return True, "Computed", f"the pods' memory limit is {need}, computed from the cache limit"
-    if (parse_quantity(written) or 0) >= pod_memory_bytes(limit):
+    if (parse_quantity(written) or 0) >= needed:
         return True, "Sufficient", f"the pods' memory limit is {written}, {need} are needed"
     return (
         False,

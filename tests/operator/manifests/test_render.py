@@ -114,10 +114,17 @@ def test_the_memory_limit_is_the_sum_that_the_engine_promises(limit: str, memory
     assert resources == {"requests": {"cpu": "250m", "memory": memory}, "limits": {"memory": memory}}
 
 
-def test_the_capacity_model_adds_what_the_engine_may_use() -> None:
+@pytest.mark.parametrize(("shares_store", "budgets"), [(False, 1), (True, 2)])
+def test_the_capacity_model_adds_what_the_engine_may_use(shares_store: bool, budgets: int) -> None:
     limit = 512 * 1024**2
-    promised = (IDLE_BYTES + limit + ServerConfig().request_memory_bytes) * 1.05
-    assert promised <= pod_memory_bytes(limit) < promised + 1024**2
+    promised = (IDLE_BYTES + limit + budgets * ServerConfig().request_memory_bytes) * 1.05
+    assert promised <= pod_memory_bytes(limit, shares_store=shares_store) < promised + 1024**2
+
+
+def test_pods_that_share_a_store_have_memory_for_what_they_ask_of_each_other() -> None:
+    storage = {"objectStore": {"url": "s3://bucket/search"}}
+    limits = container(storage=storage, cluster={"maxCacheMemory": "64Mi"})["resources"]["limits"]
+    assert limits == {"memory": "286Mi"}
 
 
 def test_resources_that_are_written_win_and_the_rest_is_computed() -> None:
