@@ -77,6 +77,9 @@ DEFAULT_SHARDS = 6
 
 MOST_SHARDS = 64
 
+LOOK_SECONDS = 1.0
+"""Between attempts to read the catalog, where the store is away."""
+
 NOTICE_SECONDS = 3.0
 """How long a member that stops serves its shards until a topology without it is published, and"""
 
@@ -339,7 +342,8 @@ class DistributedStore:
         with disk_errors("read the catalog"):
             self._shared.catalog.refresh()
         self._fit()
-        self._looked_for = version
+        with self._lock:
+            self._looked_for = max(version, self._looked_for)
 
     def close(self) -> None:
         """Finish what is being written, stop the background work, let go of the folder."""
@@ -371,13 +375,20 @@ class DistributedStore:
             topology.version,
             ", ".join(f"{member.name} at {member.address}" for member in topology.members) or "no members",
         )
-        try:
-            self.refresh()  # whoever was no member before was told of no collection
-        except StorageFailure as error:
-            logger.warning(
-                "topology %d: shards of new collections are not taken yet: %s", topology.version, error
-            )
-            self._fit()
+        self._fit()
+        # Beside the requests, which do not wait for the store to hear of a topology.
+        threading.Thread(target=self._look, name="catalog", daemon=True).start()
+
+    def _look(self) -> None:
+        """Take also the shards of collections that others made while this was no member: nobody told it of them."""
+        while self._looked_for < self.topology.current.version:
+            try:
+                self.refresh()
+            except StorageFailure as error:
+                logger.warning("shards of new collections are not taken yet: %s", error)
+                time.sleep(LOOK_SECONDS)
+            except StoreClosed:
+                return
 
     def _knows(self, token: str) -> bool:
         if token not in self._collections:

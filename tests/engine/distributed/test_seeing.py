@@ -172,12 +172,21 @@ def test_shards_that_move_are_seen_on_their_way(pods: Pods) -> None:
     ]
     assert sum(left) == SHARDS
 
+    # It was no member when the collection was made, so it was not told of it, and looks into the catalog.
     pods.tell(2, topology).raise_for_status()
-    eventually(lambda: not distribution(pods[0]).shard_transfers)
+    pods.wait_until_moved(0, 1, 2)
     settled = distribution(pods[0])
     assert settled.local_shards == []
     assert {(each.peer_id, each.state) for each in settled.remote_shards} == {(PEERS[2], "Active")}
     assert sum(each.points_count for each in distribution(pods[2]).local_shards) == POINTS
+
+
+def test_what_a_killed_member_had_is_dead_until_others_are_to_serve_it(pods: Pods) -> None:
+    pods[2].kill()
+    found = distribution(pods[0])
+    assert [(each.shard_id, each.peer_id, each.state) for each in found.remote_shards] == [
+        (shard, PEERS[2], "Dead") for shard in range(SHARDS)
+    ]
 
 
 def test_only_members_may_ask_for_shards_and_in_their_own_language(pods: Pods) -> None:
