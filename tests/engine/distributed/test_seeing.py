@@ -14,7 +14,6 @@ from qdrant_client.http.models import ClusterStatusOneOf, ClusterStatusOneOf1, C
 
 from tests.engine.distributed.pods import HEADERS, Pods
 from tests.engine.fixtures import EngineProcess
-from tests.kube.eventually import eventually
 from tests.promtool import check_metrics
 from vectorizer_engine.api.distribution import peer_id
 
