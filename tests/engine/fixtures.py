@@ -67,6 +67,10 @@ class EngineProcess:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
@@ -131,7 +135,7 @@ class EngineProcess:
 
     def close(self) -> None:
         """Make sure that nothing is left running."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             try:
                 # SIGINT skips the moment that a SIGTERM leaves to load balancers.
                 self.signal(signal.SIGINT)

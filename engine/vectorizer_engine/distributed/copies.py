@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from vectorizer_engine.storage.files import Files
@@ -35,7 +36,7 @@ class Copies:
 
     def not_served_any_more(self, folder: Path) -> None:
         """Note that the shard in *folder* was served until now."""
-        if folder.exists():
+        with suppress(FileNotFoundError):  # where there never were any, or they make room in this moment
             os.utime(folder)
 
     def make_room(self, is_served: Callable[[Path], bool]) -> None:

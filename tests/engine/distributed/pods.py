@@ -56,15 +56,18 @@ class Pods:
 
     def topology(self, *numbers: int, previous: Sequence[Mapping[str, str]] | None = None) -> dict[str, Any]:
         """A new one, with these as members, and *previous* ones where that is to be said."""
-        self._version += 1
         return {
             **({} if previous is None else {"previous": previous}),
-            "version": self._version,
+            "version": self.next_version(),
             "members": [
                 {"name": f"pod-{number}", "address": f"127.0.0.1:{self.engines[number].port}"}
                 for number in numbers
             ],
         }
+
+    def next_version(self) -> int:
+        self._version += 1
+        return self._version
 
     def publish(
         self,

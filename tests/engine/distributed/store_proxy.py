@@ -17,7 +17,7 @@ SLOW_SECONDS = 0.4
 class StoreProxy:
     """`fault` is what happens to a share of the requests: "refuse" (503), "lose" the answer, "slow", or "cut" (all)."""
 
-    def __init__(self, endpoint: str, *, share: float = 0.3, seed: int = 1) -> None:
+    def __init__(self, endpoint: str, *, share: float = 0.15, seed: int = 1) -> None:
         self.fault = ""
         self._share = share
         self._chosen = random.Random(seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +15,27 @@ from tests.kube.eventually import eventually
 POD_SECONDS = 20.0
 
 
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    """Five, of which three run and have a collection of eight shards."""
-    pods = Pods(tmp_path, 5)
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
+    pods = Pods(tmp_path_factory.mktemp("moves"), 5)
     try:
-        pods.launch(0, 1, 2)
-        pods.publish(0, 1, 2)
-        pods.wait_until_ready(0, 1, 2)
-        with pods[0].http() as http:
-            params = {"vectors": {"size": 8, "distance": "Dot"}, "shard_number": 8}
-            assert http.put("/collections/docs", json=params).status_code == 200
         yield pods
     finally:
         pods.close()
+
+
+@pytest.fixture
+def pods(started: Pods) -> Pods:
+    """Five, of which three run and have a collection of eight shards."""
+    if missing := [each for each in range(3) if not started[each].is_running]:
+        started.launch(*missing)
+    started.publish(0, 1, 2)
+    started.wait_until_ready(0, 1, 2)
+    with started[0].http() as http:
+        http.delete("/collections/docs")
+        params = {"vectors": {"size": 8, "distance": "Dot"}, "shard_number": 8}
+        assert http.put("/collections/docs", json=params).status_code == 200
+    return started
 
 
 def after_some_requests(load: Load) -> None:

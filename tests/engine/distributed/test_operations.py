@@ -23,11 +23,12 @@ from tests.engine.collection.model import assert_same, everything, open_store
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.filters import Filter, compile_filter
 from vectorizer_engine.collection.records import Scored, Wanted
+from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import CollectionParams, Distance, PointId
 from vectorizer_engine.distributed.operations import INLINE_BYTES, Operation, Point, shard_of
 from vectorizer_engine.distributed.router import Job, Request
 from vectorizer_engine.distributed.spread import SpreadCollection
-from vectorizer_engine.errors import PointNotFound
+from vectorizer_engine.errors import Fenced, PointNotFound, WriteInDoubt
 from vectorizer_engine.storage.keys import encode_id
 from vectorizer_engine.storage.payload_index import FieldType
 
@@ -212,6 +213,27 @@ def test_payload_indexes_are_told_of_all_shards_together(spread: tuple[SpreadCol
     assert collection.upsert([], np.empty((0, 2), np.float32), []) == collection.last_operation >= number
     with pytest.raises(PointNotFound, match="holds no point with id 77"):
         collection.set_payload({"a": 1}, ids=[77])
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_change_that_is_stopped_halfway_is_in_doubt_and_one_that_had_not_begun_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Else it would be done again by the new owner, over what others have written since."""
+    monkeypatch.setattr("vectorizer_engine.collection.collection._POINTS_AT_ONCE", 10)
+    collection = open_store(tmp_path).create_collection("c", CollectionParams(2, Distance.DOT))
+    collection.upsert(list(range(40)), np.ones((40, 2), np.float32), [{"a": 1}] * 40)
+    original, calls = Shard.change_payload, iter(range(1, 10))
+
+    def fenced(*arguments: Any, **options: Any) -> int:
+        if next(calls) == step:
+            raise Fenced("another process has taken over")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(Shard, "change_payload", fenced)
+    with pytest.raises(Fenced if step == 1 else WriteInDoubt, match=r"taken over|part of the points"):
+        collection.set_payload({"a": 2}, predicate=where(a=1))
+    assert collection.count(where(a=2)) == 10 * (step - 1)
 
 
 def test_a_point_stays_in_its_shard_for_ever() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from tests.kube.eventually import eventually
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxies(s3: S3Server) -> Iterator[list[StoreProxy]]:
     """The way to the store of each pod."""
     with (
@@ -27,23 +26,35 @@ def proxies(s3: S3Server) -> Iterator[list[StoreProxy]]:
         yield [one, two]
 
 
-@pytest.fixture
-def pods(tmp_path: Path, s3: S3Server, proxies: list[StoreProxy]) -> Iterator[Pods]:
+@pytest.fixture(scope="module")
+def started(
+    tmp_path_factory: pytest.TempPathFactory, s3: S3Server, proxies: list[StoreProxy]
+) -> Iterator[Pods]:
+    folder = tmp_path_factory.mktemp("faults")
     stores = [
-        {"url": f"{s3.url}/{tmp_path.name}", "endpoint": each.endpoint, "region": "us-east-1"}
+        {"url": f"{s3.url}/{folder.name}", "endpoint": each.endpoint, "region": "us-east-1"}
         for each in proxies
     ]
-    pods = Pods(tmp_path, 2, stores=stores, environment=CREDENTIALS)
+    pods = Pods(folder, 2, stores=stores, environment=CREDENTIALS)
     try:
         pods.launch()
-        pods.publish(0, 1)
-        pods.wait_until_ready()
-        with pods[0].http() as http:
-            params = {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 4}
-            assert http.put("/collections/c", json=params).status_code == 200
         yield pods
     finally:
         pods.close()
+
+
+@pytest.fixture
+def pods(started: Pods, proxies: list[StoreProxy]) -> Pods:
+    """Two, with a collection of four shards, over a store that works."""
+    for proxy in proxies:
+        proxy.fault = ""
+    started.publish(0, 1)
+    started.wait_until_ready()
+    with started[0].http() as http:
+        http.delete("/collections/c")
+        params = {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 4}
+        assert http.put("/collections/c", json=params).status_code == 200
+    return started
 
 
 def test_a_store_that_refuses_is_slow_and_loses_answers_costs_no_write_and_no_order(
@@ -54,10 +65,10 @@ def test_a_store_that_refuses_is_slow_and_loses_answers_costs_no_write_and_no_or
             for proxy in proxies:
                 proxy.fault = fault
             done = history.outcomes["200"]
-            eventually(lambda done=done: history.outcomes["200"] > done + 25)  # type: ignore[misc]
+            eventually(lambda done=done: history.outcomes["200"] > done + 20)  # type: ignore[misc]
             pods.publish(*((0,) if fault == "lose" else (0, 1)), to=(0, 1))  # shards move meanwhile
             done = history.outcomes["200"]
-            eventually(lambda done=done: history.outcomes["200"] > done + 25)  # type: ignore[misc]
+            eventually(lambda done=done: history.outcomes["200"] > done + 20)  # type: ignore[misc]
         for proxy in proxies:
             proxy.fault = ""
     assert set(history.outcomes) <= {"200", "503"}, history.outcomes
@@ -117,7 +128,7 @@ def test_a_pod_that_nobody_told_of_a_collection_made_anew_answers_for_the_new_on
         assert there.put("/collections/c/points?wait=true", json={"points": points}).status_code == 200
         topology = pods.topology(0, 1, previous=[])
         assert pods.tell(1, topology).status_code == 200
-        topology["version"] += 1
+        topology["version"] = pods.next_version()
         topology["members"][1]["address"] = "127.0.0.1:1"
         topology["previous"] = [{"name": "nobody", "address": "127.0.0.1:1"}]
         assert pods.tell(0, topology).status_code == 200
