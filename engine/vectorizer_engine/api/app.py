@@ -127,8 +127,9 @@ class Application:
             while isinstance(answer, Outgoing) and answer.needed > answer.granted:
                 await share.hold(answer.needed, advice=answer.advice)
                 answer.granted = answer.needed
+                where = Where.WRITERS if route.where is Where.WRITERS else Where.READERS
                 answer = await self._run_in_thread(
-                    self._for_clients(Where.READERS), call, share, self._advance, answer, call, began
+                    self._for_clients(where), call, share, self._advance, answer, call, began
                 )
             if isinstance(answer, Outgoing):
                 await self._send_in_pieces(answer, share, receive, send)

@@ -192,7 +192,7 @@ class Upsert(Operation):
     result: ClassVar[Any] = int
 
     keys: list[bytes]
-    vectors: bytes
+    vectors: memoryview
     payloads: list[bytes]
     wait: bool
 
@@ -206,7 +206,7 @@ class Upsert(Operation):
         return {
             shard: Upsert(
                 [self.keys[row] for row in chosen],
-                rows[chosen].tobytes(),
+                rows[chosen].reshape(-1).data,
                 [self.payloads[row] for row in chosen],
                 self.wait,
             )

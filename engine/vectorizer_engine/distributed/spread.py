@@ -99,7 +99,9 @@ class SpreadCollection:
     ) -> int:
         """All or none of what belongs to a shard is written. Raises also ShardsUnavailable, WriteInDoubt."""
         points = checked_points(self.name, self.params, ids, vectors, payloads)
-        return self._number(Upsert(points.keys, points.vectors.tobytes(), points.payloads, wait))
+        return self._number(
+            Upsert(points.keys, points.vectors.reshape(-1).data.cast("B"), points.payloads, wait)
+        )
 
     def delete(
         self, *, ids: Iterable[PointId] | None = None, predicate: Predicate | None = None, wait: bool = True

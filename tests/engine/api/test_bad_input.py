@@ -236,7 +236,7 @@ def test_a_compressed_body_is_refused(http: httpx.Client, points: str) -> None:
     [
         ("GET", "/nowhere", 404, "GET /nowhere: there is no such call"),
         ("POST", "/collections/a/points/discover", 404, "does not support it"),
-        ("GET", "/collections/a/cluster", 404, "does not support it"),
+        ("GET", "/collections/a/snapshots", 404, "does not support it"),
         ("DELETE", "/collections", 405, "this engine serves GET on this path"),
         ("GET", "/collections//points/1", 404, "there is no such call"),
         ("GET", "/collections/%ff", 400, "/collections/%ff is not UTF-8"),
