@@ -40,8 +40,11 @@ class Engines:
 
     async def publish(self, topology: PublishTopology, *, key: str) -> None:
         """Tell the engines that are to be told. Who does not hear it is told again, when that is seen."""
-        members = [member._asdict() for member in topology.members]
-        body = {"version": topology.version, "members": members}
+        body = {
+            "version": topology.version,
+            "members": [member._asdict() for member in topology.members],
+            "previous": [member._asdict() for member in topology.previous],
+        }
         await asyncio.gather(*(self._request("PUT", member, key, body) for member in topology.to))
 
     async def close(self) -> None:
@@ -53,8 +56,11 @@ class Engines:
         answer = await self._request("GET", member, key)
         if answer is None:
             return None
-        members = tuple(Member(each["name"], each["address"]) for each in answer["members"])
-        return Engine(answer["version"], members, answer["waiting"])
+        members, previous = (
+            tuple(Member(each["name"], each["address"]) for each in answer[of])
+            for of in ("members", "previous")
+        )
+        return Engine(answer["version"], members, answer["waiting"], answer["leaving"], previous)
 
     async def _request(self, method: str, member: Member, key: str, body: Any = None) -> Any:
         """The JSON of the answer, None where there is none or it is a refusal."""

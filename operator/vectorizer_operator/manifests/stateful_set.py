@@ -49,6 +49,9 @@ USER_ID = 65532
 TERMINATION_GRACE_SECONDS = 15
 """The engine stops within 10 s: not ready, requests finished, log flushed."""
 
+HANDOVER_GRACE_SECONDS = 30
+"""With other pods to take its shards over it may take 11 s more."""
+
 START_SECONDS = 1800
 """How long an engine may take to replay its log before it is taken for hung."""
 
@@ -109,7 +112,9 @@ def _pod_template(cluster: VectorizerCluster, *, config: str, image: str) -> dic
         "serviceAccountName": name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "terminationGracePeriodSeconds": HANDOVER_GRACE_SECONDS
+        if cluster.spec.storage.object_store
+        else TERMINATION_GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,

@@ -17,11 +17,14 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What an engine says: the newest topology that it knows, and how many shards it is yet to open by it."""
+    """What an engine says: the newest topology that it knows, who the members were before, how many shards it is yet to
+    open by it, and how many it serves only until others have opened them."""
 
     version: int
     members: tuple[Member, ...]
     waiting: int
+    leaving: int = 0
+    previous: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +86,11 @@ class CreateSecret:
 
 @dataclass(frozen=True, slots=True)
 class PublishTopology:
-    """Tell the engines `to` that `members` are those who serve."""
+    """Tell the engines `to` that `members` are those who serve, in the place of the `previous` ones."""
 
     version: int
     members: tuple[Member, ...]
+    previous: tuple[Member, ...]
     to: tuple[Member, ...]
     why: str
 

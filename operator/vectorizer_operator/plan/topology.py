@@ -42,6 +42,7 @@ def topology_changes(
         yield PublishTopology(
             known.version + 1,
             wanted,
+            known.members,
             tuple(Member(pod.name, pod.address) for pod in answering),
             _why(known.members, wanted),
         )
@@ -51,6 +52,7 @@ def topology_changes(
         yield PublishTopology(
             known.version,
             known.members,
+            known.previous,
             tuple(Member(pod.name, pod.address) for pod in behind),
             f"{_listed(pod.name for pod in behind)} know an older one",
         )
@@ -58,7 +60,7 @@ def topology_changes(
 
 def drained_before_removed(observed: Observed, name: str) -> bool:
     """A pod goes only when the others serve what it served: all members know that it is none, and have opened all
-    their shards. A cluster's only pod has nobody to give them to."""
+    their shards, and none is left to it. A cluster's only pod has nobody to give them to."""
     engines = observed.engines or {}
     known = known_topology(observed)
     if known is None:
@@ -66,7 +68,8 @@ def drained_before_removed(observed: Observed, name: str) -> bool:
     members = [member.name for member in known.members]
     if name in members:
         return members == [name]
-    return all(
+    own = engines.get(name)
+    return (own is None or own.leaving == 0) and all(
         (engine := engines.get(member)) is not None
         and engine.version == known.version
         and engine.waiting == 0
@@ -92,6 +95,8 @@ def all_shards_served(observed: Observed, pods: Sequence[Pod], leaving: Sequence
             yield f"engine {member.name} knows topology {engine.version}, the newest is {known.version}"
         elif engine.waiting:
             yield f"engine {member.name} opens shards"
+        elif engine.leaving:
+            yield f"engine {member.name} still serves shards of others"
     are_members = {member.name for member in known.members}
     for pod in pods:
         if pod.running and not pod.terminating and pod.name not in {*are_members, *leaving}:

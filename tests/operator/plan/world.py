@@ -135,7 +135,13 @@ class World:
             if before is None or before.version >= topology.version:
                 continue
             moves = any(member.name == name for member in topology.members)
-            self.engines[name] = Engine(topology.version, topology.members, waiting=int(moves))
+            self.engines[name] = Engine(
+                topology.version,
+                topology.members,
+                waiting=int(moves),
+                leaving=int(bool(before.members)),
+                previous=topology.previous,
+            )
 
     def _apply(self, manifest: dict[str, Any]) -> None:
         manifest = json.loads(json.dumps(manifest))
@@ -229,11 +235,15 @@ class World:
         )
 
     def open_shards(self) -> bool:
-        """The engines' turn: one of them opens the shards that it waits for."""
-        for name in self.pods:
-            engine = self.answer_of(name)
-            if engine is not None and engine.waiting:
+        """The engines' turn: one opens the shards that it waits for, or gives up those that others have opened."""
+        answers = {name: answer for name in self.pods if (answer := self.answer_of(name)) is not None}
+        for name, engine in answers.items():
+            if engine.waiting:
                 self.engines[name] = replace(engine, waiting=0)
+                return True
+        for name, engine in answers.items():
+            if engine.leaving:
+                self.engines[name] = replace(engine, leaving=0)
                 return True
         return False
 
