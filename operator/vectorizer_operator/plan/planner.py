@@ -16,7 +16,6 @@ from vectorizer_operator.api.problems import structural_problems
 from vectorizer_operator.api.rules import violations, warnings
 from vectorizer_operator.api.status import ConditionType
 from vectorizer_operator.manifests import Manifest, needed_memory_bytes, render, selector
-from vectorizer_operator.plan.changes import child_changes, pod_changes, secret_changes
 from vectorizer_operator.plan.model import (
     Action,
     Apply,
@@ -36,13 +35,8 @@ from vectorizer_operator.plan.predicates import (
     stateful_set_has_caught_up,
 )
 from vectorizer_operator.plan.status import Verdict, conditions
-from vectorizer_operator.plan.topology import (
-    all_shards_served,
-    drained_before_removed,
-    leaves_by_scaling,
-    look_again,
-    topology_changes,
-)
+from vectorizer_operator.plan.steps import next_steps
+from vectorizer_operator.plan.topology import all_shards_served, look_again, topology_changes
 
 PROGRESS_DEADLINE = timedelta(minutes=10)
 """A pod that has not answered for so long will hardly do so by itself (Kubernetes' own default for a Deployment)."""
@@ -120,30 +114,24 @@ def _rollout(
 ) -> Plan:
     live = observed.children.get(("StatefulSet", cluster.metadata.name))
     pods = _pods(observed, live)
-    leaving: list[str] = []
-    if observed.engines is not None and live is not None:
-        leaving = leaves_by_scaling(pods, cluster.spec.replicas)
-        if not all(drained_before_removed(observed, name) for name in leaving):
-            kept = live["spec"].get("replicas", 1)
-            spec = cluster.spec.model_copy(update={"replicas": kept})
-            desired = render(
-                cluster.model_copy(update={"spec": spec}), default_image=_created_with(live) or default_image
-            )
-    actions: tuple[Action, ...] = (*secret_changes(observed, cluster), *child_changes(observed, desired))
-    if not actions and live is not None and "deletionTimestamp" not in live["metadata"]:
-        replaced = list(pod_changes(live, pods))
-        if observed.engines is not None:
-            leaving += [pod.name for pod in replaced]
-            replaced = [
-                pod
-                for pod in replaced
-                if not _ready(pods, pod.name) or drained_before_removed(observed, pod.name)
-            ]
-        actions = tuple(replaced)
-    topology = tuple(topology_changes(observed, pods, leaving, now=now))
-    actions += topology
+
+    def with_replicas(replicas: int) -> Sequence[Manifest]:
+        if replicas == cluster.spec.replicas:
+            return desired
+        spec = cluster.spec.model_copy(update={"replicas": replicas})
+        image = _created_with(live) or default_image
+        return render(cluster.model_copy(update={"spec": spec}), default_image=image)
+
+    steps = next_steps(observed, cluster, pods, desired=with_replicas, now=now)
+    # Which pods there are is not for us to pause: engines hear of it all the same.
+    actions = steps.topology if cluster.spec.paused else (*steps.changes, *steps.topology)
     progress = _progress(
-        cluster, live, pods, actions, moving=list(all_shards_served(observed, pods, leaving)), now=now
+        cluster,
+        live,
+        pods,
+        (*steps.changes, *steps.topology),
+        moving=list(all_shards_served(observed, pods, steps.leaving)),
+        now=now,
     )
     verdicts = {
         ConditionType.READY: progress.ready,
@@ -155,12 +143,7 @@ def _rollout(
     limit = parse_quantity(cluster.spec.cluster.max_cache_memory)
     status = _status(observed, pods, verdicts, revision=_revision(live), now=now)
     status["cache"] = {"limitBytes": limit}
-    return Plan(
-        # Which pods there are is not for us to pause: engines hear of it all the same.
-        actions=topology if cluster.spec.paused else actions,
-        status=status,
-        requeue_after=progress.requeue_after,
-    )
+    return Plan(actions=actions, status=status, requeue_after=progress.requeue_after)
 
 
 def _progress(
@@ -317,10 +300,6 @@ def _pods(observed: Observed, live: Object | None) -> list[Pod]:
         if orphaned or owners == [uid]:
             own.append(pod)
     return sorted(own, key=lambda pod: pod.ordinal)
-
-
-def _ready(pods: Sequence[Pod], name: str) -> bool:
-    return any(pod.name == name and pod.ready for pod in pods)
 
 
 def _revision(live: Object | None) -> str | None:

@@ -210,6 +210,13 @@ def test_a_lost_pod_is_replaced_as_a_member_whatever_holds_the_spec_back(
     assert planned.requeue_after is not None
 
 
+def test_no_pod_is_drained_while_the_cluster_is_paused(world: World) -> None:
+    world.edit(paused=True, replicas=2, image="engine:2")
+    world.settle()
+    assert members(world) == [pod(0), pod(1), pod(2)]
+    assert "to be done when it is false" in world.condition("Ready")["message"]
+
+
 def test_engines_that_cannot_be_asked_change_nothing(world: World) -> None:
     world.frozen |= set(world.pods)
     world.now += timedelta(hours=1)
