@@ -11,7 +11,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests that share a control plane run in one process: each that runs takes a tenth of a core."""
+    """Have what is shared made once: the tests of a file run in one process, and so do all that share a control plane,
+    which takes a tenth of a core while it runs."""
     for item in items:
-        if isinstance(item, pytest.Function) and "control_plane" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("control plane"))
+        shares = isinstance(item, pytest.Function) and "control_plane" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("control plane" if shares else item.location[0]))

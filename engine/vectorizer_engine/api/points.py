@@ -47,8 +47,8 @@ _SCROLL_LIMIT = 10
 _POINTS_AT_ONCE = 500
 """An answer holds so many points at a time: without their payloads and vectors, a quarter of a megabyte."""
 
-_NUMBER_BYTES = 12
-"""A number of a vector: as it was decoded, as it is stored, and on its way to another member of the cluster."""
+_NUMBER_BYTES = 8
+"""A number of a vector as it was decoded, and as it is stored or sent to another member of the cluster."""
 
 _DECODED_IDS = 12
 """A list of ids takes up to so many times its JSON once it is decoded: short numbers do."""

@@ -174,7 +174,7 @@ def test_changing_the_payload_of_an_unknown_point_is_404(client: QdrantClient, n
 
 
 @pytest.mark.parametrize(
-    ("body", "held"), [(b"[1,2,3]", 2 * 12), (b"0," * 40, 100 - 80), (b"0," * 60, 0), (b"", 0)]
+    ("body", "held"), [(b"[1,2,3]", 2 * 8), (b"0," * 40, 100 - 80), (b"0," * 60, 0), (b"", 0)]
 )
 @pytest.mark.parametrize("handler", [points.upsert_points, points.update_batch])
 def test_vectors_are_held_as_they_are_decoded_and_the_largest_bodies_come_one_at_a_time(
