@@ -19,6 +19,8 @@ import pytest
 import yaml
 from qdrant_client import QdrantClient
 
+from tests.engine.children import uncovered
+
 VECTORIZER = Path(sys.executable).parent / "vectorizer"
 
 START_SECONDS = 30.0
@@ -36,10 +38,12 @@ class EngineProcess:
         arguments: tuple[str, ...] = (),
         run_by: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
+        covered: bool = True,
     ) -> None:
         """*config* is laid over a configuration with a free port and `folder/data`.
 
-        *run_by* is a command that becomes the engine, such as nsenter with its options.
+        *run_by* is a command that becomes the engine, such as nsenter with its options. One that has much to do is
+        better not *covered*, which takes half as much again; what it runs is covered by smaller tests.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -54,7 +58,7 @@ class EngineProcess:
             sections.setdefault(section, {}).update(fields)
         self.config_file.write_text(yaml.safe_dump(sections))
         self._command = [*run_by, str(VECTORIZER), "serve", "--config", str(self.config_file), *arguments]
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {**(os.environ if covered else uncovered()), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

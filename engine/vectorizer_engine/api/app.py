@@ -78,6 +78,7 @@ class Application:
         self._in_cluster = engine.config.cluster.pod_name is not None
         if self._in_cluster:
             self._pools[Where.WAITERS] = Workers(WAITERS, name="waiter")
+            self._pools[Where.WAITING_WRITERS] = Workers(WRITERS, name="waiting-writer")
 
     def close(self) -> None:
         """Start nothing more. Does not wait for what runs."""
@@ -127,9 +128,8 @@ class Application:
             while isinstance(answer, Outgoing) and answer.needed > answer.granted:
                 await share.hold(answer.needed, advice=answer.advice)
                 answer.granted = answer.needed
-                where = Where.WRITERS if route.where is Where.WRITERS else Where.READERS
                 answer = await self._run_in_thread(
-                    self._for_clients(where), call, share, self._advance, answer, call, began
+                    self._for_clients(Where.READERS), call, share, self._advance, answer, call, began
                 )
             if isinstance(answer, Outgoing):
                 await self._send_in_pieces(answer, share, receive, send)
@@ -160,7 +160,9 @@ class Application:
 
     def _for_clients(self, where: Where) -> Where:
         """Which threads do for a client what these do where there is no cluster."""
-        return Where.WAITERS if self._in_cluster else where
+        if not self._in_cluster:
+            return where
+        return Where.WAITING_WRITERS if where is Where.WRITERS else Where.WAITERS
 
     async def _run_in_thread(
         self, where: Where, call: Call, share: Body, work: Callable[..., Plain | Outgoing], *arguments: Any

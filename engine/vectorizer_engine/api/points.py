@@ -47,9 +47,6 @@ _SCROLL_LIMIT = 10
 _POINTS_AT_ONCE = 500
 """An answer holds so many points at a time: without their payloads and vectors, a quarter of a megabyte."""
 
-_NUMBER_BYTES = 8
-"""A number of a vector as it was decoded, and as it is stored or sent to another member of the cluster."""
-
 _DECODED_IDS = 12
 """A list of ids takes up to so many times its JSON once it is decoded: short numbers do."""
 
@@ -60,18 +57,7 @@ _DIGITS = len(str(2**64))
 # --- writing -------------------------------------------------------------------------------------------
 
 
-def upsert_points(call: Call) -> Fragments:
-    yield _holding_vectors(call)
-    yield encode(_upsert_points(call))
-
-
-def _holding_vectors(call: Call) -> Hold:
-    """What the vectors of a body take besides it, at most. Not more than there is: the largest come one at a time."""
-    room = max(0, call.engine.request_memory.limit - len(call.body))
-    return Hold(min(_NUMBER_BYTES * call.body.count(b","), room), "send fewer points at a time")
-
-
-def _upsert_points(call: Call) -> Any:
+def upsert_points(call: Call) -> Any:
     collection = call.collection
     body = decode(_upsert, call.body)
     if (body.points is None) == (body.batch is None):
@@ -151,12 +137,7 @@ def clear_payload(call: Call) -> Any:
     return _done(call, call.collection.clear_payload(**selected, wait=call.wait))
 
 
-def update_batch(call: Call) -> Fragments:
-    yield _holding_vectors(call)
-    yield encode(_update_points(call))
-
-
-def _update_points(call: Call) -> Any:
+def update_batch(call: Call) -> Any:
     """Operations one after another, as if each had come alone. Where one fails, those before it are done."""
     call.collection  # noqa: B018 - so that its loss is noticed, and nothing is done where it does not exist
     done = []
@@ -177,7 +158,7 @@ def _update_points(call: Call) -> Any:
 
 
 _OPERATIONS: dict[str, Callable[[Call], Any]] = {
-    "upsert": _upsert_points,
+    "upsert": upsert_points,
     "delete": delete_points,
     "set_payload": set_payload,
     "overwrite_payload": overwrite_payload,

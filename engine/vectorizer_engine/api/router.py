@@ -22,7 +22,9 @@ class Where(Enum):
     SEARCHERS = auto()
     """The event loop for a search that comes alone and will be brief (`api.pace`), else the readers."""
     WAITERS = auto()
-    """In a cluster, for all that clients ask: it waits for other members, whose requests go to the other threads."""
+    """In a cluster, for what clients ask: it waits for other members, whose requests go to the other threads."""
+    WAITING_WRITERS = auto()
+    """The same for what they write. Fewer, as decoded vectors take more memory than the bodies that are charged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

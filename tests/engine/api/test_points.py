@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,9 +10,6 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
-
-from vectorizer_engine.api import points
-from vectorizer_engine.api.bodies import RequestMemory
 
 UUID = "12345678-1234-5678-1234-567812345678"
 
@@ -171,14 +166,3 @@ def test_changing_the_payload_of_an_unknown_point_is_404(client: QdrantClient, n
         client.set_payload(name, {"a": 1}, points=[99])
     assert refusal.value.status_code == 404
     assert b"99" in refusal.value.content
-
-
-@pytest.mark.parametrize(
-    ("body", "held"), [(b"[1,2,3]", 2 * 8), (b"0," * 40, 100 - 80), (b"0," * 60, 0), (b"", 0)]
-)
-@pytest.mark.parametrize("handler", [points.upsert_points, points.update_batch])
-def test_vectors_are_held_as_they_are_decoded_and_the_largest_bodies_come_one_at_a_time(
-    handler: Callable[[Any], Iterator[Any]], body: bytes, held: int
-) -> None:
-    call = SimpleNamespace(engine=SimpleNamespace(request_memory=RequestMemory(100)), body=body)
-    assert next(handler(call)).nbytes == held

@@ -30,7 +30,8 @@ def test_a_stop_while_segments_are_indexed_comes_in_time_and_loses_nothing(tmp_p
     inbox.mkdir(parents=True)
     rows = np.random.default_rng(1).standard_normal((COUNT, DIMENSION)).astype(np.float16)
     np.save(inbox / "rows.npy", rows)
-    engine = EngineProcess(tmp_path, {"file_watcher": {"enabled": True, "paths": [str(inbox.parent)]}})
+    watched = {"file_watcher": {"enabled": True, "paths": [str(inbox.parent)]}}
+    engine = EngineProcess(tmp_path, watched, covered=False)
     try:
         with engine.start().http() as http:
             vectors = {"size": DIMENSION, "distance": "Dot"}
