@@ -252,7 +252,9 @@ def selected(labels: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in labels.items())
 
 
-def test_uninstalling_keeps_the_definition_the_clusters_and_their_pods(quickstart: ControlPlane) -> None:
+def test_uninstalling_keeps_definition_clusters_and_pods_and_installing_again_takes_them_over(
+    quickstart: ControlPlane,
+) -> None:
     pod = get(quickstart, "pod", "quickstart-0")["metadata"]["uid"]
     helm(quickstart, "uninstall", RELEASE, "--wait", "--timeout", "60s")
     assert get(quickstart, "vectorizercluster", "quickstart")
@@ -262,8 +264,5 @@ def test_uninstalling_keeps_the_definition_the_clusters_and_their_pods(quickstar
         *("-A", "-o", "name", "-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/managed-by=Helm"),
     )  # fmt: skip
     assert left.split() == []
-
-
-def test_installing_again_takes_the_kept_definition_and_cluster_over(quickstart: ControlPlane) -> None:
     helm(quickstart, "install", RELEASE, str(CHART), "--wait", "--timeout", "60s")
     quickstart.kubectl("wait", "--for=condition=Ready", "vectorizercluster/quickstart", "--timeout=60s")

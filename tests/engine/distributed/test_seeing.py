@@ -181,6 +181,8 @@ def test_shards_that_move_are_seen_on_their_way(pods: Pods) -> None:
 
 
 def test_what_a_killed_member_had_is_dead_until_others_are_to_serve_it(pods: Pods) -> None:
+    pods.publish(2, to=(0, 1, 2))
+    pods.wait_until_moved(0, 1, 2)
     pods[2].kill()
     found = distribution(pods[0])
     assert [(each.shard_id, each.peer_id, each.state) for each in found.remote_shards] == [
