@@ -70,7 +70,7 @@ def on_disk(http: httpx.Client, name: str) -> bool:
 def test_what_is_in_memory_storage_survives_a_kill_and_is_shown_apart_from_the_ledger(
     make_engine: StartEngine,
 ) -> None:
-    engine = make_engine({"cluster": {"max_cache_memory_bytes": "64Mi"}}, covered=False).start()
+    engine = make_engine({"cluster": {"max_cache_memory_bytes": "64Mi"}}).start()
     rows = np.random.default_rng(0).standard_normal((20_000, DIMENSION), np.float32)
     client = engine.client()
     client.create_collection(

@@ -31,7 +31,7 @@ def test_a_stop_while_segments_are_indexed_comes_in_time_and_loses_nothing(tmp_p
     rows = np.random.default_rng(1).standard_normal((COUNT, DIMENSION)).astype(np.float16)
     np.save(inbox / "rows.npy", rows)
     watched = {"file_watcher": {"enabled": True, "paths": [str(inbox.parent)]}}
-    engine = EngineProcess(tmp_path, watched, covered=False)
+    engine = EngineProcess(tmp_path, watched)
     try:
         with engine.start().http() as http:
             vectors = {"size": DIMENSION, "distance": "Dot"}

@@ -229,7 +229,7 @@ def test_what_a_quiet_tenant_has_cached_survives_the_flood_of_a_noisy_one(
     make_engine: StartEngine, tmp_path: Path
 ) -> None:
     limited = {"cluster": {"max_cache_memory_bytes": "6Mi"}}
-    engine = make_engine(with_tenants(tmp_path / "keys") | limited, covered=False).start()
+    engine = make_engine(with_tenants(tmp_path / "keys") | limited).start()
     with as_caller(engine, "acme-key") as quiet, as_caller(engine, "globex-key") as noisy:
         fill(quiet, "docs", 17_000)  # more than a head takes
         add(quiet, "docs", range(20_000, 20_001))
