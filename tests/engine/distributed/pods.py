@@ -25,6 +25,7 @@ class Pods:
         count: int,
         *,
         stores: Sequence[Mapping[str, str]] = (),
+        environment: Mapping[str, str] | None = None,
         covered: bool = True,
     ) -> None:
         """*stores* are the settings of the object store for each; a folder below *folder* where there are none."""
@@ -38,6 +39,7 @@ class Pods:
                         "object_store": stores[number] if stores else {"url": f"file://{folder}/store"}
                     },
                 },
+                environment=environment,
                 covered=covered,
             )
             for number in range(count)
