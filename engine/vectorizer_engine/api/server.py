@@ -78,7 +78,7 @@ def serve(
     return_large_blocks_at_once()
     allow_many_files()
     status = uvloop.run(_serve(config, listener, reread, skipped_violations))
-    _end_threads()
+    end_threads(status)
     return status
 
 
@@ -292,13 +292,17 @@ async def warn_of_skipped_validation(
         await asyncio.sleep(interval)
 
 
-def _end_threads() -> None:
-    """Leave even where a thread hangs, on a dead disk for example: what was acknowledged is on disk."""
+def end_threads(status: int) -> None:
+    """Leave even where a thread hangs, on a dead disk for example: what was acknowledged is on disk.
+
+    Daemon threads too: the interpreter, ending, unwinds the stack of each that comes back to it, and faiss, which asks
+    it now and then for signals while it builds an index, then aborts the process.
+    """
     deadline = time.monotonic() + 1.0
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        if thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 logger.warning("thread %s does not end: leaving it", thread.name)
                 logging.shutdown()
-                os._exit(0)
+                os._exit(status)

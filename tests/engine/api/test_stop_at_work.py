@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -50,3 +52,37 @@ def test_a_stop_while_segments_are_indexed_comes_in_time_and_loses_nothing(tmp_p
             assert best["id"] == COUNT - 1
     finally:
         engine.close()
+
+
+# The interpreter takes a second to end, so that the thread comes back to it meanwhile.
+BUILDING = """
+import threading, time
+import numpy as np
+from vectorizer_engine.api.server import end_threads
+from vectorizer_engine.index.native import faiss
+
+class Lingering:
+    def __del__(self, sleep=time.sleep):
+        sleep(1)
+
+lingering = Lingering()
+began = threading.Event()
+
+def build():
+    index = faiss.IndexHNSWFlat(16, 16)
+    rows = np.random.default_rng(1).standard_normal((20_000, 16), dtype=np.float32)
+    began.set()
+    while True:
+        index.add(rows)
+
+threading.Thread(target=build, name="merge", daemon=True).start()
+began.wait()
+end_threads(7)
+"""
+
+
+def test_a_build_that_cannot_be_broken_off_ends_with_the_process_which_does_not_abort() -> None:
+    ended = subprocess.run([sys.executable, "-c", BUILDING], capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == 7, ended.stderr
+    assert "thread merge does not end: leaving it" in ended.stderr
