@@ -95,8 +95,9 @@ def all_shards_served(observed: Observed, pods: Sequence[Pod], leaving: Sequence
             yield f"engine {member.name} knows topology {engine.version}, the newest is {known.version}"
         elif engine.waiting:
             yield f"engine {member.name} opens shards"
-        elif engine.leaving:
-            yield f"engine {member.name} still serves shards of others"
+    for name, engine in engines.items():  # also of those that are no members any more
+        if engine is not None and engine.leaving:
+            yield f"engine {name} still serves shards of others"
     are_members = {member.name for member in known.members}
     for pod in pods:
         if pod.running and not pod.terminating and pod.name not in {*are_members, *leaving}:

@@ -1,5 +1,6 @@
 """Who serves the shards of a cluster with a store, and when a pod may go."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -109,6 +110,24 @@ def test_drained_before_removed_a_pod_is_scaled_away_when_the_others_serve_its_s
     world.settle()
     assert members(world) == [pod(0), pod(1)]
     assert world.condition("Ready")["status"] == "True"
+
+
+def test_drained_before_removed_a_pod_that_is_last_to_give_up_its_shards_is_looked_at_again(
+    world: World,
+) -> None:
+    world.edit(replicas=2)
+    world.operate()
+    while any(world.engines[pod(each)].waiting for each in (0, 1)):
+        world.open_shards()
+    world.engines |= {pod(each): replace(world.engines[pod(each)], leaving=0) for each in (0, 1)}
+    planned = world.operate()
+    assert world.stateful_set is not None
+    assert world.stateful_set["spec"]["replicas"] == 3
+    assert planned.requeue_after == LOOK_AGAIN
+    assert f"engine {pod(2)} still serves shards of others" in world.condition("Ready")["message"]
+    world.open_shards()
+    world.operate()
+    assert world.stateful_set["spec"]["replicas"] == 2
 
 
 def test_a_cluster_that_is_stopped_has_nobody_to_give_shards_to(world: World) -> None:
