@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import httpx
 
+from tests.engine.distributed.clients import Clients
 from tests.engine.fixtures import EngineProcess
 from tests.kube import binaries
 
@@ -37,12 +38,13 @@ class Operation(NamedTuple):
     end: int | None
 
 
-class History:
+class History(Clients):
     """Clients that write, delete and read points one by one, each time through any of the *pods*."""
 
     def __init__(
         self, pods: Sequence[EngineProcess], collection: str, *, points: int, clients: int, seed: int
     ) -> None:
+        super().__init__(clients)
         self.operations: list[Operation] = []
         self.outcomes: Counter[str] = Counter()
         self._pods = pods
@@ -50,21 +52,7 @@ class History:
         self._points = points
         self._values = iter(range(1, 10**9))
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(number, random.Random(f"{seed} {number}")))
-            for number in range(clients)
-        ]
-
-    def __enter__(self) -> History:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._seed = seed
 
     def anomalies(self) -> list[str]:
         """The points whose operations have no order in which each reader saw the last write, with what was done."""
@@ -92,7 +80,8 @@ class History:
         )
         return f"point {point}: {verdict}\n" + "\n".join(map(str, done))
 
-    def _run(self, client: int, chosen: random.Random) -> None:
+    def _run(self, number: int) -> None:
+        chosen = random.Random(f"{self._seed} {number}")
         with httpx.Client(timeout=TIMEOUT_SECONDS) as http:
             while not self._stop.is_set():
                 point = chosen.randrange(self._points)
@@ -110,7 +99,7 @@ class History:
                 except httpx.TransportError as error:
                     self._note(type(error).__name__)
                     if kind != "read":
-                        self.operations.append(Operation(point, client, True, value, call, None))
+                        self.operations.append(Operation(point, number, True, value, call, None))
                     continue
                 end = time.monotonic_ns()
                 self._note(str(answer.status_code))
@@ -119,12 +108,12 @@ class History:
                 if kind != "read":
                     known = answer.status_code == 200
                     self.operations.append(
-                        Operation(point, client, True, value, call, end if known else None)
+                        Operation(point, number, True, value, call, end if known else None)
                     )
                 elif answer.status_code == 200:
                     found = [each["payload"]["value"] for each in answer.json()["result"]]
                     value = found[0] if found else ABSENT
-                    self.operations.append(Operation(point, client, False, value, call, end))
+                    self.operations.append(Operation(point, number, False, value, call, end))
 
     def _note(self, outcome: str) -> None:
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from tests.engine.distributed.clients import Clients
 from tests.engine.fixtures import EngineProcess
 
 
@@ -29,7 +29,7 @@ class Outcome:
         return float(np.percentile(seconds, percent))
 
 
-class Load:
+class Load(Clients):
     """Threads that upsert points of their own and search, each request through another of the *pods* that are open.
 
     As a Service does, a request goes only to pods that are ready, and goes to another one where the connection is
@@ -39,24 +39,12 @@ class Load:
     def __init__(
         self, pods: Sequence[EngineProcess], collection: str, *, dimension: int, threads: int = 3
     ) -> None:
+        super().__init__(threads)
         self.pods = list(pods)
         self.outcome = Outcome()
         self._collection = collection
         self._dimension = dimension
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(number, threads)) for number in range(threads)
-        ]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._step = threads
 
     def settle(self) -> Outcome:
         """Begin to measure anew; what was written is kept. Returns what was measured so far."""
@@ -64,13 +52,13 @@ class Load:
         self.outcome = Outcome(written=before.written)
         return before
 
-    def _run(self, number: int, step: int) -> None:
+    def _run(self, number: int) -> None:
         chosen = random.Random(number)
         vectors = np.random.default_rng(number)
         value = 0
         with httpx.Client(timeout=60) as client:
             while not self._stop.is_set():
-                point = number + step * chosen.randrange(200)
+                point = number + self._step * chosen.randrange(200)
                 value += 1
                 vector = vectors.normal(size=self._dimension).tolist()
                 body = {"points": [{"id": point, "vector": vector, "payload": {"value": value}}]}
