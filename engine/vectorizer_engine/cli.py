@@ -120,9 +120,8 @@ def serve(path: Path | None, skip_cluster_validation: bool) -> None:
     SIGHUP reads the configuration again: the cache limit and its warning threshold change at once, what else changed
     is named in the log and waits for a restart, and a configuration that breaks a rule changes nothing.
     """
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGHUP}
-    )  # kept until the server takes it: it ends a process
+    # Kept until the server takes it: it ends a process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     checked = _check(path)
     if checked.config is None or (checked.violations and not skip_cluster_validation):
         _fail(checked.report, VIOLATED)

@@ -251,9 +251,8 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {signal.SIGHUP}
-        )  # one may have come while the engine started
+        # One may have come while the engine started.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         yield
 
     def _reload(self) -> None:

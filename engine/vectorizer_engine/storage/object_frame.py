@@ -48,6 +48,11 @@ class Frame:
     def next_record(self) -> int:
         return self.first + self.count
 
+    @property
+    def newest_checkpoint(self) -> int:
+        """The number of the last checkpoint up to this frame; 0 where there was none."""
+        return self.number if self.kind is Kind.CHECKPOINT else self.checkpoint
+
     def records(self) -> list[bytes]:
         return msgspec.msgpack.decode(self.body, type=list[bytes]) if self.kind is Kind.RECORDS else []
 

@@ -357,8 +357,7 @@ class ObjectLog:
             last = self._read_frame(end)
         except ObjectMissing:
             raise OSError(f"{self._name(end)} was forgotten while this process claimed the log") from None
-        checkpoint = last.number if last.kind is Kind.CHECKPOINT else last.checkpoint
-        claim = Frame(Kind.CLAIM, end + 1, last.next_record, 0, checkpoint, self._writer, b"")
+        claim = Frame(Kind.CLAIM, end + 1, last.next_record, 0, last.newest_checkpoint, self._writer, b"")
         data = encode_frame(claim)
         if self._put(claim.number, data) != data or self._list(after=claim.number):
             raise OSError(f"others write to {self._prefix} while this process claims it")
@@ -398,8 +397,7 @@ class ObjectLog:
             raise self._missing(number) from None
 
     def _read_frame(self, number: int) -> Frame:
-        name = self._name(number)
-        return decode_frame(self._store.read(name), name=name, number=number)
+        return _read_frame(self._store, self._prefix, number)
 
     def _name(self, number: int) -> str:
         return _name(self._prefix, number)
@@ -408,13 +406,12 @@ class ObjectLog:
 def newest_checkpoint(store: ObjectStore, prefix: str) -> Checkpoint | None:
     """The last checkpoint of the log at *prefix*, as somebody sees it who does not own it. Raises OSError."""
     numbers = (int(name.rpartition("/")[2]) for name, _ in store.list(f"{prefix}/log"))
-    last = _decoded(store, prefix, max(numbers, default=1))
-    number = last.number if last.kind is Kind.CHECKPOINT else last.checkpoint
-    return decode_checkpoint(_decoded(store, prefix, number)) if number else None
+    number = _read_frame(store, f"{prefix}/log", max(numbers, default=1)).newest_checkpoint
+    return decode_checkpoint(_read_frame(store, f"{prefix}/log", number)) if number else None
 
 
-def _decoded(store: ObjectStore, prefix: str, number: int) -> Frame:
-    name = _name(f"{prefix}/log", number)
+def _read_frame(store: ObjectStore, prefix: str, number: int) -> Frame:
+    name = _name(prefix, number)
     return decode_frame(store.read(name), name=name, number=number)
 
 

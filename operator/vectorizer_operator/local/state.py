@@ -33,9 +33,8 @@ class Desired(BaseModel):
     up: bool
     cluster: dict[str, Any] = {}  # as its user wrote it; nothing where an older vectorizerctl brought it up
     objects: list[dict[str, Any]]  # what the operator would apply
-    secrets: dict[
-        str, dict[str, str]
-    ] = {}  # what the user's file brought along, and the engines' key, by name and key
+    # What the user's file brought along, and the engines' key, by name and key.
+    secrets: dict[str, dict[str, str]] = {}
     config_maps: dict[str, dict[str, str]] = {}
 
 
