@@ -8,9 +8,9 @@ from vectorizer_engine.api.answers import encode
 from vectorizer_engine.api.call import Call, Plain
 from vectorizer_engine.api.decoding import decode
 from vectorizer_engine.api.errors import HttpError
+from vectorizer_engine.distributed.messages import decode_request
 from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.distributed.topology import Topology
-from vectorizer_engine.errors import InvalidRequest
 
 _topology = msgspec.json.Decoder(Topology)
 _token = msgspec.msgpack.Decoder(str)
@@ -19,12 +19,8 @@ _MSGPACK = b"application/msgpack"
 _JSON = b"application/json"
 
 
-def read(call: Call) -> Plain:
-    """What some shards of this member answer to a read: see `distributed.router.Request`."""
-    return Plain(_store(call).router.answer(call.body), content_type=_MSGPACK)
-
-
-def write(call: Call) -> Plain:
+def answer(call: Call) -> Plain:
+    """What some shards of this member answer to a read or a write: see `distributed.messages.Request`."""
     return Plain(_store(call).router.answer(call.body), content_type=_MSGPACK)
 
 
@@ -41,10 +37,7 @@ def refresh_catalog(call: Call) -> Plain:
 
 def shards_here(call: Call) -> Plain:
     """Which shards of a collection are served here: see `distributed.whereabouts`."""
-    try:
-        token = _token.decode(call.body)
-    except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"not a request of a member of this cluster: {error}") from None
+    token = decode_request(_token, call.body)
     return Plain(msgspec.msgpack.encode(_store(call).whereabouts.here(token)), content_type=_MSGPACK)
 
 

@@ -12,10 +12,14 @@ from vectorizer_engine.api import collections, distribution, internal, payload_i
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.router import Route, Where
-from vectorizer_engine.distributed.gossip import TOPOLOGY_PATH
-from vectorizer_engine.distributed.router import CATALOG_PATH, READ_PATH, WRITE_PATH
-from vectorizer_engine.distributed.succession import RELEASE_PATH
-from vectorizer_engine.distributed.whereabouts import SHARDS_PATH
+from vectorizer_engine.distributed.messages import (
+    CATALOG_PATH,
+    READ_PATH,
+    RELEASE_PATH,
+    SHARDS_PATH,
+    TOPOLOGY_PATH,
+    WRITE_PATH,
+)
 
 _Handler = Callable[[Call], Answer]
 
@@ -109,8 +113,8 @@ ROUTES: tuple[Route, ...] = (
     _read("POST", f"{_P}/search/batch", search.search_batch),
     _search("POST", f"{_P}/query", search.query_points),
     _read("POST", f"{_P}/query/batch", search.query_batch),
-    _internal("POST", READ_PATH, internal.read, Where.READERS),
-    _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
+    _internal("POST", READ_PATH, internal.answer, Where.READERS),
+    _internal("POST", WRITE_PATH, internal.answer, Where.WRITERS),
     _internal("POST", RELEASE_PATH, internal.release, Where.WRITERS),
     _internal("POST", CATALOG_PATH, internal.refresh_catalog, Where.WRITERS),
     _internal("POST", SHARDS_PATH, internal.shards_here, Where.READERS),

@@ -16,6 +16,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -69,6 +71,26 @@ def check_name(name: str) -> None:
 def collection_path(name: str, tenant: str) -> str:
     """NAME, or TENANT/NAME where a tenant's is meant. No name holds a slash."""
     return f"{tenant}/{name}" if tenant else name
+
+
+@contextmanager
+def taking(path: Path, files: Files) -> Iterator[int]:
+    """Make the data folder where it is missing, and lock it, with a descriptor that is closed if what is inside fails.
+
+    Raises StoreLocked, StoreVersionError, OSError.
+    """
+    if not path.exists():
+        files.make_folder(path)
+        files.sync_folder(path.parent)
+    for folder in (path / "collections", path / "scratch"):
+        files.make_folder(folder)
+    lock = take_lock(path)
+    try:
+        check_format(path, files)
+        yield lock
+    except BaseException:
+        os.close(lock)
+        raise
 
 
 def take_lock(path: Path) -> int:

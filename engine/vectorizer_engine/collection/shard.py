@@ -54,6 +54,7 @@ from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog, Log
 from vectorizer_engine.storage.manifest import QuarantinedSegment
+from vectorizer_engine.storage.object_log import Succession
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment_store import FileSegmentStore
 
@@ -68,7 +69,7 @@ def create_shard(folder: Path, *, files: Files) -> None:
 
 
 def _open_storage(
-    folder: Path, params: CollectionParams, environment: ShardEnvironment
+    folder: Path, params: CollectionParams, environment: ShardEnvironment, succession: Succession | None
 ) -> tuple[FileSegmentStore, Log]:
     """The segments and the log of the shard in *folder*, or of that which *folder* holds copies of."""
     files = environment.files
@@ -80,6 +81,7 @@ def _open_storage(
             storage=params.storage,
             memory=environment.memory,
             files=files,
+            succession=succession,
         )
     segments = FileSegmentStore(
         folder, dimension=params.dimension, storage=params.storage, memory=environment.memory, files=files
@@ -90,8 +92,18 @@ def _open_storage(
 class Shard:
     """One shard, open. Any thread may call; see the module for who may change what."""
 
-    def __init__(self, folder: Path, params: CollectionParams, environment: ShardEnvironment) -> None:
-        """Open and recover the shard in *folder*. Raises StoreCorrupt, StorageFull, StorageFailure."""
+    def __init__(
+        self,
+        folder: Path,
+        params: CollectionParams,
+        environment: ShardEnvironment,
+        *,
+        succession: Succession | None = None,
+    ) -> None:
+        """Open and recover the shard in *folder*. *succession* tells who opens one that members take from each other.
+
+        Raises StoreCorrupt, StorageFull, StorageFailure.
+        """
         self._folder = folder
         self.memory = environment.memory
         self._maintenance = environment.maintenance
@@ -107,7 +119,7 @@ class Shard:
             rebuild=lambda: self._compaction.schedule(),
         )
         with disk_errors(f"open {folder}"):
-            self._segments, self._log = _open_storage(folder, params, environment)
+            self._segments, self._log = _open_storage(folder, params, environment, succession)
             manifest = self._segments.manifest
             self._payload_indexes = PayloadIndexes(
                 manifest.payload_schema, memory=memory, files=files, scratch=environment.scratch

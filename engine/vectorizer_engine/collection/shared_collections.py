@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from vectorizer_engine.collection.data_folder import (
-    SHARD,
     STORE_MARK,
     Description,
     read_description,
@@ -91,11 +90,8 @@ class CatalogChanges:
         """
         self._finish_deletions()
         token = secrets.token_hex(8)
-        self._shared.create_shard(token, SHARD)
         try:
-            self._shared.catalog.create(
-                token, described.path, msgspec.json.encode(described), check=partial(check_free, described)
-            )
+            create_in_catalog(self._shared, described, token)
         except CollectionExists:
             earlier = self._made_after_all(described.path)
             if earlier is None or decode_description(self._shared.catalog.entries[earlier]) != described:
@@ -103,12 +99,9 @@ class CatalogChanges:
             return earlier
         except Unconfirmed as error:
             self._perhaps_made.add(token)
-            raise WriteInDoubt(
-                f"cannot tell whether collection '{described.name}' was created: {error}: send it again"
-            ) from error
-        self._perhaps_made &= (
-            self._shared.catalog.entries.keys()
-        )  # the others found their number taken by this one
+            raise in_doubt(f"collection '{described.name}' was created", error) from error
+        # The others found their number taken by this one.
+        self._perhaps_made &= self._shared.catalog.entries.keys()
         return token
 
     def opened(self, token: str) -> None:
@@ -132,11 +125,9 @@ class CatalogChanges:
         try:
             self._shared.catalog.delete(token)
         except Unconfirmed as error:
-            entry = self._shared.catalog.entries[token]
-            self._perhaps_deleted[token] = entry.path
-            raise WriteInDoubt(
-                f"cannot tell whether collection '{entry.path}' was deleted: {error}: send it again"
-            ) from error
+            path = self._shared.catalog.entries[token].path
+            self._perhaps_deleted[token] = path
+            raise in_doubt(f"collection '{path}' was deleted", error) from error
 
     def delete_unopened(self, path: str) -> bool:
         """Delete a collection that is not open here, where an earlier call had no answer about it. Raises OSError."""
@@ -164,12 +155,25 @@ class CatalogChanges:
         return finished
 
 
+def create_in_catalog(shared: SharedStore, described: Description, token: str) -> None:
+    """Make a new, empty collection, which everybody sees. Raises CollectionExists, Unconfirmed, OSError."""
+    for shard in described.shard_names:
+        shared.create_shard(token, shard)
+    shared.catalog.create(
+        token, described.path, msgspec.json.encode(described), check=partial(_check_free, described)
+    )
+
+
+def in_doubt(what: str, error: Unconfirmed) -> WriteInDoubt:
+    return WriteInDoubt(f"cannot tell whether {what}: {error}: send it again")
+
+
 def decode_description(entry: Entry) -> Description:
     """What the catalog says of a collection."""
     return msgspec.json.decode(entry.description, type=Description)
 
 
-def check_free(described: Description, entries: Entries) -> None:
+def _check_free(described: Description, entries: Entries) -> None:
     """Raises CollectionExists."""
     if any(entry.path == described.path for entry in alive(entries).values()):
         raise CollectionExists(described.name)

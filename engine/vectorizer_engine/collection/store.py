@@ -21,12 +21,11 @@ from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.data_folder import (
     SHARD,
     Description,
-    check_format,
     check_name,
     collection_path,
     folder_stem,
     read_description,
-    take_lock,
+    taking,
     token_of,
     write_description,
 )
@@ -139,15 +138,7 @@ class VectorStore:
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
-            if not path.exists():
-                files.make_folder(path)
-                files.sync_folder(path.parent)
-            for folder in (path / "collections", path / "scratch"):
-                files.make_folder(folder)
-            lock = take_lock(path)
-            try:
-                check_format(path, files)
-                shared = open_shared(path, object_store, files, observe=observe_store)
+            with taking(path, files) as lock:
                 store = cls(
                     path,
                     memory=memory,
@@ -156,13 +147,10 @@ class VectorStore:
                     results=results or {},
                     mmap_only=mmap_only,
                     merging=merging,
-                    shared=shared,
+                    shared=open_shared(path, object_store, files, observe=observe_store),
                     observe_append=observe_append,
                     lock=lock,
                 )
-            except BaseException:
-                os.close(lock)
-                raise
             try:
                 store._recover()
             except BaseException:

@@ -12,13 +12,12 @@ import threading
 
 import msgspec
 
-from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
+from vectorizer_engine.distributed.messages import TOPOLOGY_PATH
+from vectorizer_engine.distributed.peers import Answer, NotAnswered, NotSent, Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
-
-TOPOLOGY_PATH = "/internal/topology"
 
 ASK_SECONDS = 1.0
 """How long a member may take to answer."""
@@ -58,9 +57,7 @@ class Gossip:
 
     def tell(self, path: str) -> bool:
         """POST to each other member. Whether all have answered; the others will find out by themselves."""
-        asked = [self._send(member, "POST", path) for member in self._others()]
-        answered = [each is not None and _answered(each) for each in asked]  # all are read
-        return all(answered)
+        return all(answer is not None and answer.status == 200 for answer in self._ask_others("POST", path))
 
     def close(self) -> None:
         self._closed.set()
@@ -77,49 +74,30 @@ class Gossip:
             for member, version in heard.items():
                 self._exchange(member, version)
             if look:
-                self._ask_all()
+                for answer in self._ask_others("GET", TOPOLOGY_PATH):
+                    if answer is not None:
+                        self._take(answer)
                 self._closed.wait(LOOK_SECONDS)
 
     def _exchange(self, member: Member, version: int) -> None:
         current = self._topology.current
         try:
             if version > current.version:
-                self._take(self._peers.send(member, "GET", TOPOLOGY_PATH, b"", seconds=ASK_SECONDS))
+                self._take(self._peers.ask(member, "GET", TOPOLOGY_PATH, seconds=ASK_SECONDS))
             elif version < current.version:
                 body = msgspec.json.encode(current)
                 self._peers.ask(member, "PUT", TOPOLOGY_PATH, body, seconds=ASK_SECONDS)
         except (NotSent, NotAnswered) as error:
             logger.info("the topology was not exchanged with %s: %s", member.name, error)
 
-    def _ask_all(self) -> None:
-        for asked in [self._send(member, "GET", TOPOLOGY_PATH) for member in self._others()]:
-            if asked is not None:
-                self._take(asked)
-
-    def _take(self, asked: Asked) -> None:
+    def _take(self, answer: Answer) -> None:
+        if answer.status != 200:
+            return
         try:
-            answer = asked.answer()
-            if answer.status == 200:
-                self._topology.adopt(msgspec.json.decode(answer.body, type=Topology))
-        except (NotAnswered, EngineError, msgspec.MsgspecError) as error:
+            self._topology.adopt(msgspec.json.decode(answer.body, type=Topology))
+        except (EngineError, msgspec.MsgspecError) as error:
             logger.warning("no topology was taken: %s", error)
 
-    def _send(self, member: Member, method: str, path: str) -> Asked | None:
-        try:
-            return self._peers.send(member, method, path, b"", seconds=ASK_SECONDS)
-        except (NotSent, NotAnswered) as error:
-            logger.info("%s was not asked: %s", member.name, error)
-            return None
-
-    def _others(self) -> list[Member]:
-        topology = self._topology.current
-        known = {member.name: member for member in (*topology.previous, *topology.members)}
-        return [member for name, member in known.items() if name != self._name]
-
-
-def _answered(asked: Asked) -> bool:
-    try:
-        return asked.answer().status == 200
-    except NotAnswered as error:
-        logger.warning("a member did not confirm what it was told: %s", error)
-        return False
+    def _ask_others(self, method: str, path: str) -> list[Answer | None]:
+        others = self._topology.current.others(self._name)
+        return self._peers.ask_each(others, method, path, seconds=ASK_SECONDS)

@@ -7,15 +7,21 @@ not, and that it may be sent somewhere else. `NotAnswered` says that nobody know
 from __future__ import annotations
 
 import http.client
+import logging
 import math
 import select
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from vectorizer_engine.distributed.topology import Member
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 1.0
 """How long a member of the same cluster may take to accept a connection."""
@@ -69,6 +75,21 @@ class Peers:
     def ask(self, member: Member, method: str, path: str, body: bytes = b"", *, seconds: float) -> Answer:
         """`send`, and the answer."""
         return self.send(member, method, path, body, seconds=seconds).answer()
+
+    def ask_each(
+        self, members: Sequence[Member], method: str, path: str, body: bytes = b"", *, seconds: float
+    ) -> list[Answer | None]:
+        """Ask *members* the same, all at once. None is in the place of an answer that did not come."""
+
+        def attempt(step: Callable[[], _T]) -> _T | None:
+            try:
+                return step()
+            except (NotSent, NotAnswered) as error:
+                logger.info("no answer to %s %s: %s", method, path, error)
+                return None
+
+        asked = [attempt(partial(self.send, each, method, path, body, seconds=seconds)) for each in members]
+        return [None if each is None else attempt(each.answer) for each in asked]
 
     def close(self) -> None:
         with self._lock:

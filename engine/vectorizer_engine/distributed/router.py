@@ -20,7 +20,18 @@ import msgspec
 from vectorizer_engine.distributed.gossip import Gossip
 from vectorizer_engine.distributed.held_shard import NotHeld, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
-from vectorizer_engine.distributed.operations import AnyOperation, Operation
+from vectorizer_engine.distributed.messages import (
+    READ_PATH,
+    WRITE_PATH,
+    Done,
+    Job,
+    Request,
+    Response,
+    decode_request,
+    request_decoder,
+    response_decoder,
+)
+from vectorizer_engine.distributed.operations import Operation
 from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import (
@@ -28,7 +39,6 @@ from vectorizer_engine.errors import (
     CollectionGone,
     EngineError,
     Fenced,
-    InvalidRequest,
     ShardsUnavailable,
     StoreClosed,
     WriteInDoubt,
@@ -55,9 +65,6 @@ PAUSE_SECONDS = 0.1
 OPEN_SECONDS = 3.0
 """How long a shard that is being opened is waited for at a time. Below `READ_SECONDS`, so that this is told in time."""
 
-READ_PATH, WRITE_PATH = "/internal/read", "/internal/write"
-CATALOG_PATH = "/internal/catalog"
-
 
 class Outcome(StrEnum):
     """What became of a request to another member."""
@@ -73,56 +80,6 @@ class Outcome(StrEnum):
 
 ObserveRequest = Callable[[Outcome, float], None]
 """Is told of each request to another member: what became of it, and in how many seconds."""
-
-
-class Job(msgspec.Struct, array_like=True):
-    """The same operation for some shards."""
-
-    shards: list[int]
-    operation: AnyOperation
-
-
-class Request(msgspec.Struct, array_like=True):
-    """What one member asks another. `version` is that of the topology by which it asks."""
-
-    token: str
-    version: int
-    jobs: list[Job]
-
-
-class Done(msgspec.Struct, array_like=True):
-    """The result of an operation by some shards."""
-
-    shards: list[int]
-    result: Any
-
-
-class Response(msgspec.Struct, array_like=True):
-    """What was done, and which shards are not here. `version` is that of the topology of whoever answers.
-
-    Those in `with_former` will be, and are still with the owner before.
-    """
-
-    version: int
-    done: list[Done]
-    moved: list[int]
-    with_former: list[int]
-
-
-class _RawDone(msgspec.Struct, array_like=True):
-    shards: list[int]
-    result: msgspec.Raw
-
-
-class _RawResponse(msgspec.Struct, array_like=True):
-    version: int
-    done: list[_RawDone]
-    moved: list[int]
-    with_former: list[int]
-
-
-_request = msgspec.msgpack.Decoder(Request)
-_response = msgspec.msgpack.Decoder(_RawResponse)
 
 
 class Router:
@@ -284,7 +241,7 @@ class Router:
             raise CollectionGone(token)
         if answer.status != 200:
             raise AnsweredElsewhere(answer.status, msgspec.json.decode(answer.body))
-        response = _response.decode(answer.body)
+        response = response_decoder.decode(answer.body)
         self._note(Outcome.MOVED if response.moved or response.with_former else Outcome.DONE, began)
         self._gossip.heard(member, response.version)
         result = next(iter(operations.values())).result
@@ -325,10 +282,7 @@ class Router:
 
     def answer(self, body: bytes | bytearray) -> bytes:
         """What this member answers to another one's `Request`. Raises what the operations raise."""
-        try:
-            request = _request.decode(body)
-        except msgspec.MsgspecError as error:
-            raise InvalidRequest(f"not a request of a member of this cluster: {error}") from None
+        request = decode_request(request_decoder, body)
         if not self._knows(request.token):
             raise CollectionGone(request.token)
         return msgspec.msgpack.encode(

@@ -10,63 +10,53 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.data_folder import (
     Description,
-    check_format,
     check_name,
     collection_path,
-    folder_stem,
-    shard_number,
-    take_lock,
-    token_of,
+    taking,
 )
 from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
 from vectorizer_engine.collection.maintenance import Maintenance
-from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.shared_collections import (
     alive,
-    check_free,
+    create_in_catalog,
     decode_description,
+    in_doubt,
     open_shared,
     purge_shared,
 )
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.config import ObjectStoreConfig
-from vectorizer_engine.distributed.copies import Copies
 from vectorizer_engine.distributed.gossip import Gossip
-from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
+from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
+from vectorizer_engine.distributed.messages import CATALOG_PATH
 from vectorizer_engine.distributed.peers import Peers
 from vectorizer_engine.distributed.placement import draw_token
-from vectorizer_engine.distributed.router import CATALOG_PATH, ObserveRequest, Router
+from vectorizer_engine.distributed.router import ObserveRequest, Router
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
+from vectorizer_engine.distributed.volume import Volume
 from vectorizer_engine.distributed.whereabouts import Whereabouts
 from vectorizer_engine.errors import (
-    CollectionGone,
     CollectionNotFound,
     InvalidRequest,
     StorageFailure,
     StoreClosed,
-    WriteInDoubt,
 )
 from vectorizer_engine.storage.catalog import Unconfirmed
 from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.counted_store import ObserveCall
 from vectorizer_engine.storage.files import Files, disk_errors
-from vectorizer_engine.storage.object_log import new_writer
 from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
 
@@ -108,25 +98,29 @@ class DistributedStore:
         lock: int,
     ) -> None:
         """Use `open`."""
-        self._root = path / "collections"
-        self._files = files
-        self._copies = Copies(self._root, files=files)
         self._shared = shared
-        self._memory = memory
         self._results = results
         self._mmap_only = mmap_only
         self._lock_file = lock
         self.name = name
-        self._environment = ShardEnvironment(
-            memory, Maintenance(), files, path / "scratch", limits, shared, observe_append
+        self._maintenance = Maintenance()
+        self._volume = Volume(
+            path / "collections",
+            shared,
+            ShardEnvironment(
+                memory, self._maintenance, files, path / "scratch", limits, shared, observe_append
+            ),
+            memory=memory,
+            results=results,
+            is_used=lambda shard: self._held.uses(shard),
         )
         self.topology = KnownTopology(path, files=files)
         self._peers = Peers(key)
         self._gossip = Gossip(name, self.topology, self._peers)
         self._held = HeldShards(
-            self._open_shard,
-            Handover(self.topology, self._peers, copy_ahead=self._copy_ahead),
-            closed=self._let_go,
+            self._volume.open,
+            Handover(self.topology, self._peers, copy_ahead=self._volume.copy_ahead),
+            closed=self._volume.let_go,
         )
         self.router = Router(
             name,
@@ -173,14 +167,7 @@ class DistributedStore:
         """
         files = files or Files()
         with disk_errors(f"use the data folder {path}"):
-            if not path.exists():
-                files.make_folder(path)
-                files.sync_folder(path.parent)
-            for folder in (path / "collections", path / "scratch"):
-                files.make_folder(folder)
-            lock = take_lock(path)
-            try:
-                check_format(path, files)
+            with taking(path, files) as lock:
                 shared = open_shared(path, object_store, files, lease=LEASE_SECONDS, observe=observe_store)
                 assert shared is not None, "the configuration was checked"
                 if mmap_only:
@@ -201,9 +188,6 @@ class DistributedStore:
                     observe_request=observe_request,
                     lock=lock,
                 )
-            except BaseException:
-                os.close(lock)
-                raise
             try:
                 store._recover()
             except BaseException:
@@ -266,16 +250,10 @@ class DistributedStore:
         created = Description(name, params, tenant, shards or DEFAULT_SHARDS)
         token = draw_token([member.name for member in self.topology.current.members], created.shards)
         with disk_errors(f"create collection '{name}'"):
-            for shard in created.shard_names:
-                self._shared.create_shard(token, shard)
             try:
-                self._shared.catalog.create(
-                    token, created.path, msgspec.json.encode(created), check=partial(check_free, created)
-                )
+                create_in_catalog(self._shared, created, token)
             except Unconfirmed as error:
-                raise WriteInDoubt(
-                    f"cannot tell whether collection '{name}' was created: {error}: send it again"
-                ) from error
+                raise in_doubt(f"collection '{name}' was created", error) from error
         self._fit()
         self._gossip.tell(CATALOG_PATH)
         return self._collection(token, created)
@@ -291,9 +269,7 @@ class DistributedStore:
             try:
                 deleted = self._shared.catalog.delete(token)
             except Unconfirmed as error:
-                raise WriteInDoubt(
-                    f"cannot tell whether collection '{name}' was deleted: {error}: send it again"
-                ) from error
+                raise in_doubt(f"collection '{name}' was deleted", error) from error
         self._fit()
         if not self._gossip.tell(CATALOG_PATH):
             # Who does not know yet that it is gone may answer reads of it for so long.
@@ -350,7 +326,7 @@ class DistributedStore:
         if self._closed:
             return
         self._closed = True
-        self._environment.maintenance.close()
+        self._maintenance.close()
         self._held.close()
         self.router.close()
         self._gossip.close()
@@ -360,10 +336,8 @@ class DistributedStore:
         os.close(self._lock_file)
 
     def _recover(self) -> None:
+        self._volume.remove_strangers()
         entries = self._shared.catalog.entries
-        for folder in list(self._root.iterdir()):
-            if token_of(folder) not in alive(entries):
-                self._files.remove_tree(folder)
         for token in entries.keys() - alive(entries).keys():
             purge_shared(self._shared, token)
         self.topology.listen(self._published)
@@ -427,70 +401,3 @@ class DistributedStore:
             shards=described.shards,
             router=self.router,
         )
-
-    def _copy_ahead(self, shard: ShardId, still_wanted: Callable[[], bool]) -> None:
-        """Raises EngineError."""
-        described = self._described(shard)
-        with disk_errors(f"copy shard {shard.number} of '{described.name}'"):
-            self._shared.copy_ahead(
-                self._make_folder(shard, described), shard.token, files=self._files, wanted=still_wanted
-            )
-
-    def _open_shard(self, shard: ShardId, predecessor: bytes | None) -> HeldShard:
-        """Raises EngineError."""
-        described = self._described(shard)
-        folder = self._make_folder(shard, described)
-        succession = new_writer(after=predecessor)
-        environment = replace(
-            self._environment,
-            memory=self._memory.account(described.tenant),
-            shared=self._shared.opened_by(succession),
-        )
-        opened = Shard(folder, described.params, environment)
-        collection = Collection(
-            described.name,
-            described.params,
-            opened,
-            tenant=described.tenant,
-            results=self._results.get(described.tenant),
-        )
-        return HeldShard(opened, collection, succession.writer)
-
-    def _described(self, shard: ShardId) -> Description:
-        """After a look into the catalog: the log of a collection that was deleted must not be opened.
-
-        Raises CollectionGone, StorageFailure.
-        """
-        with disk_errors("read the catalog"):
-            entry = self._shared.catalog.refresh().get(shard.token)
-        if entry is None or entry.deleted:
-            raise CollectionGone(shard.token)
-        return decode_description(entry)
-
-    def _make_folder(self, shard: ShardId, described: Description) -> Path:
-        folder = self._folder(shard.token, described) / described.shard_names[shard.number]
-        with disk_errors(f"open {folder}"):
-            self._copies.make_room(self._is_in_use)
-            self._files.make_folder(folder)
-        return folder
-
-    def _is_in_use(self, folder: Path) -> bool:
-        """Whether the copies of a shard are of one that this member serves, or is about to."""
-        return self._held.uses(ShardId(token_of(folder.parent), shard_number(folder.name)))
-
-    def _folder(self, token: str, described: Description) -> Path:
-        return self._root / f"{folder_stem(described.name, described.tenant)}.{token}"
-
-    def _let_go(self, shard: ShardId) -> None:
-        """Remove the copies of a collection that was deleted. Others are kept while there is room."""
-        entry = self._shared.catalog.entries.get(shard.token)
-        if entry is not None and not entry.deleted:
-            described = decode_description(entry)
-            self._copies.not_served_any_more(
-                self._folder(shard.token, described) / described.shard_names[shard.number]
-            )
-            self._copies.make_room(self._is_in_use)
-            return
-        for folder in list(self._root.iterdir()):
-            if token_of(folder) == shard.token:
-                self._files.remove_tree(folder)

@@ -11,15 +11,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from vectorizer_engine.distributed.gossip import ASK_SECONDS, TOPOLOGY_PATH
+from vectorizer_engine.distributed.gossip import ASK_SECONDS
 from vectorizer_engine.distributed.held_shard import NotHeld, ShardId
+from vectorizer_engine.distributed.messages import RELEASE_PATH, TOPOLOGY_PATH, decode_request
 from vectorizer_engine.distributed.peers import NotAnswered, NotSent, Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
-from vectorizer_engine.errors import EngineError, InvalidRequest
+from vectorizer_engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
-
-RELEASE_PATH = "/internal/release"
 
 RELEASE_SECONDS = 5.0
 """How long a former owner may take to finish what it has begun. Then the shard is taken from it."""
@@ -111,10 +110,7 @@ def answer_release(
     release: Callable[[ShardId], bytes | None],
 ) -> bytes:
     """The side of the former owner. Raises what *release* does, and InvalidRequest."""
-    try:
-        request = _request.decode(body)
-    except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"not a request of a member of this cluster: {error}") from None
+    request = decode_request(_request, body)
     topology.adopt(request.topology)
     try:
         writer = release(ShardId(request.token, request.shard))

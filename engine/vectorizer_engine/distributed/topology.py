@@ -44,6 +44,11 @@ class Topology(msgspec.Struct, frozen=True):
     def member(self, name: str) -> Member | None:
         return next((member for member in self.members if member.name == name), None)
 
+    def others(self, name: str) -> list[Member]:
+        """All members but *name*, those before included."""
+        known = {member.name: member for member in (*self.previous, *self.members)}
+        return [member for member in known.values() if member.name != name]
+
     def owner(self, token: str, shard: int) -> Member | None:
         """The member that serves a shard; None where there are no members.
 

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import msgspec
 
 from vectorizer_engine.distributed.held_shards import HeldShards
-from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
-from vectorizer_engine.distributed.topology import KnownTopology, Member
-
-SHARDS_PATH = "/internal/shards"
+from vectorizer_engine.distributed.messages import SHARDS_PATH
+from vectorizer_engine.distributed.peers import Peers
+from vectorizer_engine.distributed.topology import KnownTopology
 
 ASK_SECONDS = 2.0
 """How long a member may take to answer."""
@@ -81,9 +80,13 @@ class Whereabouts:
     def find(self, token: str, shards: int) -> tuple[list[Place], list[Move]]:
         """Where the shards of a collection of so many *shards* are, and which of them move."""
         topology = self._topology.current
-        known = {member.name: member for member in (*topology.previous, *topology.members)}
-        asked = {name: self._ask(member, token) for name, member in known.items() if name != self._name}
-        said = {name: None if each is None else _answer(each) for name, each in asked.items()}
+        others = topology.others(self._name)
+        body = msgspec.msgpack.encode(token)
+        answers = self._peers.ask_each(others, "POST", SHARDS_PATH, body, seconds=ASK_SECONDS)
+        said = {
+            member.name: _here.decode(answer.body) if answer is not None and answer.status == 200 else None
+            for member, answer in zip(others, answers, strict=True)
+        }
         said[self._name] = self.here(token)
         places: list[Place] = []
         moves: list[Move] = []
@@ -100,18 +103,3 @@ class Whereabouts:
             places.append(Place(shard, owner.name, State.PARTIAL if opens else State.DEAD, 0))
             moves += (Move(shard, giver, owner.name) for giver in serving)
         return places, moves
-
-    def _ask(self, member: Member, token: str) -> Asked | None:
-        body = msgspec.msgpack.encode(token)
-        try:
-            return self._peers.send(member, "POST", SHARDS_PATH, body, seconds=ASK_SECONDS)
-        except (NotSent, NotAnswered):
-            return None
-
-
-def _answer(asked: Asked) -> ShardsHere | None:
-    try:
-        answer = asked.answer()
-    except NotAnswered:
-        return None
-    return _here.decode(answer.body) if answer.status == 200 else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from copy import copy
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -54,15 +53,8 @@ class SharedStore:
         """
         self.url = url
         self._lease = lease
-        self._succession: Succession | None = None
         self.catalog = Catalog(store)
         self._store = store
-
-    def opened_by(self, succession: Succession) -> SharedStore:
-        """This store, for the opening of one shard by the writer that *succession* tells of."""
-        store = copy(self)
-        store._succession = succession
-        return store
 
     def create_shard(self, token: str, shard: str) -> None:
         """Make an empty shard of a collection that nobody knows yet. Raises OSError."""
@@ -77,14 +69,15 @@ class SharedStore:
         storage: StorageType,
         memory: MemoryAccount,
         files: Files,
+        succession: Succession | None,
     ) -> tuple[ObjectSegmentStore, ObjectLog]:
-        """Take over the shard of which *folder*, named as the shard is, holds copies.
+        """Take over the shard of which *folder*, named as the shard is, holds copies; for *succession* see `ObjectLog`.
 
         Raises StoreCorrupt, Fenced and OSError.
         """
         prefix = _prefix(token, folder.name)
         garbage = Garbage(self._store)
-        log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease, succession=self._succession)
+        log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease, succession=succession)
         segments = ObjectSegmentStore(
             folder,
             store=self._store,

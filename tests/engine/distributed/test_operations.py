@@ -25,8 +25,8 @@ from vectorizer_engine.collection.filters import Filter, compile_filter
 from vectorizer_engine.collection.records import Scored, Wanted
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import CollectionParams, Distance, PointId
+from vectorizer_engine.distributed.messages import Job, Request
 from vectorizer_engine.distributed.operations import INLINE_BYTES, Operation, Point, shard_of
-from vectorizer_engine.distributed.router import Job, Request
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.errors import Fenced, PointNotFound, WriteInDoubt
 from vectorizer_engine.storage.keys import encode_id
