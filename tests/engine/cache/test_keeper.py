@@ -118,6 +118,6 @@ def test_evicted_memory_goes_back_to_the_operating_system(value: int) -> None:
     measured = json.loads(output_of(RELEASE, str(value), seconds=60))
     assert measured["taken"] == pytest.approx(measured["charged"], rel=0.15), measured
     assert measured["left"] < 0.15 * measured["charged"]
-    # Python's arenas of a megabyte, in which something else lives too; no more of them for more data.
-    shared = 4 * MiB
+    # Python's arenas of a megabyte, in which something else lives too: one or two as a rule, seldom four of the 27.
+    shared = 6 * MiB
     assert measured["still"] <= measured["left"] + shared, measured
