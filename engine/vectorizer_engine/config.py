@@ -222,6 +222,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     problems = [
         *_watcher_problems(config),
         *_member_problems(config),
+        *_auth_problems(config.auth),
         *tenant_problems(config.tenants, config.auth, limit=config.cluster.max_cache_memory_bytes),
     ]
     if problems:
@@ -254,6 +255,11 @@ def _member_problems(config: Config) -> Iterator[str]:
             "storage.object_store.url: is not set, and cluster.pod_name is: engines serve one cluster only over a "
             "store that they share; set it, or leave cluster.pod_name out"
         )
+
+
+def _auth_problems(auth: AuthConfig) -> Iterator[str]:
+    if auth.api_key is not None and auth.api_key == auth.read_only_api_key:
+        yield "auth.read_only_api_key: is the same key as auth.api_key, which allows everything: use another"
 
 
 def _read_file(path: Path) -> dict[str, Any]:

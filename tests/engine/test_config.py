@@ -156,6 +156,11 @@ def test_secrets_are_masked_in_the_list_of_settings_and_in_problems() -> None:
     assert "hush" not in str(problems({"auth": "hush"}))
 
 
+def test_a_key_that_is_for_reading_only_is_another_one() -> None:
+    [problem] = problems({"auth": {"api_key": "k", "read_only_api_key": "k"}})
+    assert problem.startswith("auth.read_only_api_key: is the same key as auth.api_key")
+
+
 def test_an_empty_key_is_refused() -> None:
     [problem] = problems({"auth": {"api_key": ""}})
     assert problem.startswith("auth.api_key: ")
