@@ -17,7 +17,7 @@ import numpy as np
 from _machine import describe
 
 from vectorizer_engine.cache.advanced_cache import ENTRY_BYTES, MAX_ENTRIES, AdvancedCache
-from vectorizer_engine.cache.heap import return_free_memory, return_large_blocks_at_once
+from vectorizer_engine.cache.heap import keep_little_freed_memory, return_free_memory
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
 from vectorizer_engine.metrics import process_memory
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100)
     options = parser.parse_args()
     size = options.megabytes * 1_000_000
-    return_large_blocks_at_once()
+    keep_little_freed_memory()
     memory = CacheMemoryManager(size)
     cache = AdvancedCache(memory)
     value = bytes(size // MAX_ENTRIES - ENTRY_BYTES - KEY_BYTES)

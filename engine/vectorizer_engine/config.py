@@ -46,8 +46,9 @@ class ServerConfig(Section):
     request_memory_bytes: Bytes = Field(
         64 * 1024**2,
         ge=1024**2,
-        description="Bodies of requests in flight, and what answers take to make; a request waits, then gets 429. "
-        "Where several pods serve, as much again is for what they ask of each other.",
+        description="What requests in flight may hold: three quarters for bodies and for making answers, for which a "
+        "request waits, then gets 429; the rest for what writes make of their vectors. Where several pods serve, as "
+        "much again is for what they ask of each other.",
     )
 
 

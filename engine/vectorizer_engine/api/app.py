@@ -67,8 +67,7 @@ class Application:
         self._engine = engine
         self._router = Router(ROUTES, absent=ABSENT)
         self._authenticator = Authenticator(engine.config)
-        server = engine.config.server
-        self._largest = min(server.max_request_bytes, server.request_memory_bytes)
+        self._largest = min(engine.config.server.max_request_bytes, engine.request_memory.bodies.limit)
         self._pace = Pace()
         self._searches = 0
         self._pools = {
@@ -115,7 +114,7 @@ class Application:
         tenant = self._authenticator.check(presented_key(headers), route.access)
         query = _query(scope["query_string"], route) if scope["query_string"] else {}
         of_member = route.access is Access.MEMBER
-        memory = self._engine.member_memory if of_member else self._engine.request_memory
+        memory = (self._engine.member_memory if of_member else self._engine.request_memory).bodies
         share = Body(
             receive,
             length=0 if route.where is Where.LOOP else _body_length(headers),

@@ -2,14 +2,17 @@
 
 A request waits for its share of the second limit before its body is read, so that the operating system's
 buffers and the client's patience hold what the engine has no room for. What making the answer takes comes out of
-the same share. Decoding is not done here.
+the same share. What a write makes of its body is held under a limit of its own, for which it waits with its body: were
+it the same, all might wait for each other. Decoding is not done here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vectorizer_engine.api.errors import RETRY_SOON, HttpError
@@ -18,6 +21,10 @@ Receive = Callable[[], Awaitable[Any]]
 
 WAIT_SECONDS = 5.0
 """How long a request waits for its share; then it is answered 429."""
+
+WRITE_COPIES = 4
+"""How often the vectors of a write are held at a time: as numbers, scaled to length 1, in a record, in what is written
+to the log or to the object store."""
 
 READ_SECONDS = 60.0
 """How long a client may take to send a body, which holds its share all the while."""
@@ -58,7 +65,7 @@ class RequestMemory:
             raise HttpError(
                 429,
                 f"no memory for {nbytes} bytes of this request: requests in flight hold {self.used} of "
-                f"{self.limit} bytes (server.request_memory_bytes): send fewer at a time or smaller ones",
+                f"{self.limit} bytes (of server.request_memory_bytes): send fewer at a time or smaller ones",
                 RETRY_SOON,
             ) from None
 
@@ -72,6 +79,49 @@ class RequestMemory:
             if not granted.cancelled():
                 self.used += nbytes
                 granted.set_result(None)
+
+
+class WriteMemory:
+    """The byte budget of what writes make of their bodies: vectors, and records of the log. Any thread may call."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._changed = threading.Condition()
+        # Held by the one that is next, so that a large write is not passed by small ones for ever.
+        self._turn = threading.Lock()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a write waits for room."""
+        return self._turn.locked()
+
+    @contextmanager
+    def room(self, nbytes: int) -> Iterator[None]:
+        """Wait for room for *nbytes*, which is taken while inside. What is larger than all of it has it alone."""
+        taken = min(nbytes, self.limit)
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self.used + taken <= self.limit)
+            self.used += taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.used -= taken
+                self._changed.notify_all()
+
+
+class RequestBudget:
+    """What requests in flight may hold: three quarters are for bodies and answers, the rest for what writes make."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.writes = WriteMemory(limit // 4)
+        self.bodies = RequestMemory(limit - self.writes.limit)
+
+    @property
+    def used(self) -> int:
+        return self.bodies.used + self.writes.used
 
 
 class Body:
@@ -120,7 +170,7 @@ class Body:
             raise HttpError(
                 422,
                 f"the request would take {self._reserved + more} bytes of memory, more than the "
-                f"{self._memory.limit} of server.request_memory_bytes: {advice}",
+                f"{self._memory.limit} that server.request_memory_bytes leaves for bodies and answers: {advice}",
             )
         if more > 0:
             await self._memory.reserve(more)
@@ -153,7 +203,7 @@ class Body:
             raise HttpError(
                 413,
                 f"the body is larger than {self._largest} bytes, the least of server.max_request_bytes and "
-                "server.request_memory_bytes: send smaller batches",
+                "three quarters of server.request_memory_bytes: send smaller batches",
             )
         if nbytes > self._reserved:
             await self._memory.reserve(nbytes - self._reserved)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectorizer_engine.api.answers import Fragments
-from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.bodies import RequestBudget
 from vectorizer_engine.api.errors import RETRY_SOON, HttpError
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
@@ -36,8 +36,8 @@ class Engine:
     config: Config
     memory: CacheMemoryManager
     metrics: Metrics
-    request_memory: RequestMemory
-    member_memory: RequestMemory
+    request_memory: RequestBudget
+    member_memory: RequestBudget
     results: Mapping[str, AdvancedCache] = field(default_factory=dict)
     recovered: Store | None = None
     stopping: bool = False

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from vectorizer_engine.collection.filters import parse_id
-from vectorizer_engine.collection.types import PointId
+from vectorizer_engine.collection.types import Payload, PointId
 from vectorizer_engine.errors import DimensionMismatch, InvalidRequest, InvalidVector
 from vectorizer_engine.index.base import Vectors
 
@@ -23,6 +23,7 @@ _MESSAGE = re.compile(r"(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _UNSUPPORTED = re.compile(r"Expected `null`, got `(?!null)")
 
 _floats = msgspec.json.Decoder(list[float])
+_payload = msgspec.json.Decoder(Payload | None)
 _named = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -112,6 +113,23 @@ def decode_vectors(
                 raise DimensionMismatch(collection=collection, expected=dimension, got=len(row))
             vectors[i] = row
     return vectors
+
+
+class Payloads(Sequence[Payload | None]):
+    """The payloads of a batch, each decoded when it is looked at: as objects they would take many times their JSON.
+
+    Looking at one raises InvalidRequest where it is no object.
+    """
+
+    def __init__(self, raws: Sequence[msgspec.Raw], *, where: Callable[[int], str]) -> None:
+        self._raws = raws
+        self._where = where
+
+    def __len__(self) -> int:
+        return len(self._raws)
+
+    def __getitem__(self, index: Any) -> Any:
+        return decode(_payload, self._raws[index], where=self._where(index))
 
 
 def first_byte(raw: msgspec.Raw) -> bytes:

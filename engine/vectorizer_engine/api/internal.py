@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vectorizer_engine.api.answers import encode
+from vectorizer_engine.api.bodies import WRITE_COPIES
 from vectorizer_engine.api.call import Call, Plain
 from vectorizer_engine.api.decoding import decode
 from vectorizer_engine.api.errors import HttpError
@@ -19,9 +20,14 @@ _MSGPACK = b"application/msgpack"
 _JSON = b"application/json"
 
 
-def answer(call: Call) -> Plain:
-    """What some shards of this member answer to a read or a write: see `distributed.messages.Request`."""
+def read(call: Call) -> Plain:
+    """What some shards of this member answer to a read: see `distributed.messages.Request`."""
     return Plain(_store(call).router.answer(call.body), content_type=_MSGPACK)
+
+
+def write(call: Call) -> Plain:
+    with call.engine.member_memory.writes.room(WRITE_COPIES * len(call.body)):
+        return read(call)
 
 
 def release(call: Call) -> Plain:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vectorizer_engine.api.answers import Fragments, Hold, encode, listed
+from vectorizer_engine.api.bodies import WRITE_COPIES
 from vectorizer_engine.api.call import AnyCollection, Call
-from vectorizer_engine.api.decoding import decode, decode_ids, decode_vectors, unnamed
+from vectorizer_engine.api.decoding import Payloads, decode, decode_ids, decode_vectors, unnamed
 from vectorizer_engine.api.errors import ValidationFailed
 from vectorizer_engine.api.requests import (
     Batch,
@@ -30,7 +31,6 @@ from vectorizer_engine.collection.payload_path import parse_path
 from vectorizer_engine.collection.records import Record
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
-from vectorizer_engine.index.base import Vectors
 
 _upsert = msgspec.json.Decoder(UpsertPoints)
 _select = msgspec.json.Decoder(SelectPoints)
@@ -63,48 +63,64 @@ def upsert_points(call: Call) -> Any:
     if (body.points is None) == (body.batch is None):
         raise InvalidRequest("expected exactly one of points and batch")
     if body.points is not None:
-        ids, vectors, payloads = _from_points(body.points, collection)
+        columns = _from_points(body.points, collection)
     else:
         assert body.batch is not None
-        ids, vectors, payloads = _from_batch(body.batch, collection)
-    if not ids:
+        columns = _from_batch(body.batch, collection)
+    if not columns.ids:
         raise InvalidRequest("there is no point in the request: send at least one")
-    return _done(call, collection.upsert(ids, vectors, payloads, wait=call.wait))
+    params = collection.params
+    with call.engine.request_memory.writes.room(WRITE_COPIES * 4 * params.dimension * len(columns.ids)):
+        number = collection.upsert(
+            columns.ids,
+            # Not by a name, which would keep them while the copies of them are made that are stored.
+            decode_vectors(
+                columns.vectors,
+                where=columns.vector_at,
+                collection=collection.name,
+                dimension=params.dimension,
+            ),
+            columns.payloads,
+            wait=call.wait,
+        )
+    return _done(call, number)
 
 
-_Columns = tuple[list[PointId], Vectors, list[Payload | None]]
+class _Columns(NamedTuple):
+    """The points of a request; their vectors and payloads are not decoded yet."""
+
+    ids: list[PointId]
+    vectors: Sequence[msgspec.Raw]
+    vector_at: Callable[[int], str]
+    payloads: Sequence[Payload | None]
 
 
 def _from_points(points: list[Point], collection: AnyCollection) -> _Columns:
     name = collection.params.vector_name
-    return (
+
+    def vector_at(index: int) -> str:
+        return f"points[{index}].vector"
+
+    return _Columns(
         decode_ids([point.id for point in points], where="points"),
-        decode_vectors(
-            [unnamed(point.vector, name, where=f"points[{i}].vector") for i, point in enumerate(points)],
-            where=lambda i: f"points[{i}].vector",
-            collection=collection.name,
-            dimension=collection.params.dimension,
-        ),
-        [point.payload for point in points],
+        [unnamed(point.vector, name, where=vector_at(i)) for i, point in enumerate(points)],
+        vector_at,
+        Payloads([point.payload for point in points], where=lambda i: f"points[{i}].payload"),
     )
 
 
 def _from_batch(batch: Batch, collection: AnyCollection) -> _Columns:
     columns = unnamed(batch.vectors, collection.params.vector_name, where="batch.vectors")
     rows = decode(_rows, columns, where="batch.vectors")
-    payloads: list[Payload | None] = [None] * len(rows) if batch.payloads is None else [*batch.payloads]
+    payloads: Sequence[Payload | None] = [None] * len(rows)
+    if batch.payloads is not None:
+        payloads = Payloads(batch.payloads, where=lambda i: f"batch.payloads[{i}]")
     if not len(batch.ids) == len(rows) == len(payloads):
         raise InvalidRequest(
             f"batch: {len(batch.ids)} ids, {len(rows)} vectors and {len(payloads)} payloads: "
             "expected as many of each"
         )
-    vectors = decode_vectors(
-        rows,
-        where=lambda i: f"batch.vectors[{i}]",
-        collection=collection.name,
-        dimension=collection.params.dimension,
-    )
-    return decode_ids(batch.ids, where="batch.ids"), vectors, payloads
+    return _Columns(decode_ids(batch.ids, where="batch.ids"), rows, lambda i: f"batch.vectors[{i}]", payloads)
 
 
 def delete_points(call: Call) -> Any:

@@ -88,13 +88,13 @@ class CreateFieldIndex(_Body):
 class Point(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: int | str
     vector: Raw
-    payload: dict[str, Any] | None = None
+    payload: Raw = Raw(b"null")
 
 
 class Batch(msgspec.Struct, forbid_unknown_fields=True):
     ids: list[int | str]
     vectors: Raw
-    payloads: list[dict[str, Any] | None] | None = None
+    payloads: list[Raw] | None = None
 
 
 class UpsertPoints(_Body):

@@ -24,14 +24,14 @@ import uvicorn
 import uvloop
 
 from vectorizer_engine.api.app import READERS, Application
-from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.bodies import RequestBudget
 from vectorizer_engine.api.call import Engine, Store
 from vectorizer_engine.api.connection import Connection
 from vectorizer_engine.api.member_metrics import request_observer
 from vectorizer_engine.api.reload import Reloading
 from vectorizer_engine.api.service import EngineCollector
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
-from vectorizer_engine.cache.heap import return_large_blocks_at_once
+from vectorizer_engine.cache.heap import keep_little_freed_memory
 from vectorizer_engine.cache.keeper import CacheKeeper
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.checked_config import CheckedConfig
@@ -75,7 +75,7 @@ def serve(
     *reread* is called on SIGHUP and raises UnreadableConfig; *skipped_violations* is None unless
     --skip-cluster-validation was given.
     """
-    return_large_blocks_at_once()
+    keep_little_freed_memory()
     allow_many_files()
     status = uvloop.run(_serve(config, listener, reread, skipped_violations))
     end_threads(status)
@@ -109,8 +109,8 @@ async def _serve(
         if config.cache.query_results
         else {},
         metrics=Metrics(),
-        request_memory=RequestMemory(config.server.request_memory_bytes),
-        member_memory=RequestMemory(config.server.request_memory_bytes),
+        request_memory=RequestBudget(config.server.request_memory_bytes),
+        member_memory=RequestBudget(config.server.request_memory_bytes),
     )
     engine.metrics.registry.register(EngineCollector(engine))
     application = Application(engine)

@@ -19,16 +19,23 @@ def return_free_memory() -> None:
 
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_M_ARENA_MAX = -8
 
 LARGE_BLOCK_BYTES = 1024**2
 
+ARENAS = 2
+"""With one for each thread, as is glibc's way, 24 clients that wrote 500 vectors each (d = 384) left 17 MiB of freed
+blocks in those of 16 threads."""
 
-def return_large_blocks_at_once() -> None:
-    """From now on every block of a megabyte or more goes back to the system as soon as it is freed.
 
-    glibc does so at first, but raises the size from which it does to that of the largest block freed so far:
+def keep_little_freed_memory() -> None:
+    """From now on every block of a megabyte or more goes back to the system as soon as it is freed, and threads share
+    what is kept of the smaller ones.
+
+    glibc does the first by itself, but raises the size from which it does to that of the largest block freed so far:
     after one request of 26 MB no block below 26 MB is given back.
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        mallopt(_M_ARENA_MAX, ARENAS)

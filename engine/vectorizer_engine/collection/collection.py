@@ -107,6 +107,7 @@ class Collection:
         Raises InvalidRequest, DimensionMismatch, InvalidVector, InvalidPoint, StorageFull, StorageFailure.
         """
         points = checked_points(self.name, self.params, ids, vectors, payloads)
+        del vectors  # which the caller may not keep either
         return self.put(*points, wait=wait) if points.keys else self._shard.last_number
 
     def put(self, keys: Sequence[bytes], vectors: Vectors, payloads: Sequence[bytes], *, wait: bool) -> int:

@@ -28,7 +28,7 @@ class UpsertRecord(msgspec.Struct, frozen=True, array_like=True, tag="u"):
     """Points in full: `vectors` is float32 little-endian [n, d], a payload is JSON or empty."""
 
     keys: list[bytes]
-    vectors: bytes
+    vectors: memoryview
     payloads: list[bytes]
 
 
@@ -72,7 +72,8 @@ class Upsert:
         return self.vectors.nbytes + sum(map(len, self.payloads))
 
     def prepare(self) -> bytes | None:
-        record = _encoder.encode(UpsertRecord(list(self.keys), self.vectors.tobytes(), list(self.payloads)))
+        rows = self.vectors.reshape(-1).data.cast("B")
+        record = _encoder.encode(UpsertRecord(list(self.keys), rows, list(self.payloads)))
         # The last thing that may fail: rows that stay staged would be taken for those of the next operation.
         self.head = self._path.stage(self.vectors, self.payloads)
         return record

@@ -99,6 +99,7 @@ class SpreadCollection:
     ) -> int:
         """All or none of what belongs to a shard is written. Raises also ShardsUnavailable, WriteInDoubt."""
         points = checked_points(self.name, self.params, ids, vectors, payloads)
+        del vectors  # which the caller may not keep either
         return self._number(
             Upsert(points.keys, points.vectors.reshape(-1).data.cast("B"), points.payloads, wait)
         )

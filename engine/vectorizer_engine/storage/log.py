@@ -131,15 +131,16 @@ class FileLog:
 
     def append(self, records: Sequence[bytes]) -> int:
         first = self._next
-        frame = _encode_frame(first, records)
+        header, body = _encode_frame(first, records)
         descriptor = self._open_file()
         try:
-            self._files.write(descriptor, frame, self._size)
+            self._files.write(descriptor, header, self._size)
+            self._files.write(descriptor, body, self._size + len(header))
             self._files.sync(descriptor)
         except OSError:
             self._undo_append(descriptor)
             raise
-        self._size += len(frame)
+        self._size += len(header) + len(body)
         self._next += len(records)
         self._vouch(descriptor)
         return first
@@ -180,7 +181,7 @@ class FileLog:
     def close(self) -> None:
         if self._open is not None:
             with contextlib.suppress(OSError):
-                self._files.write(self._open, _encode_frame(self._next, ()), self._size)
+                self._files.write(self._open, b"".join(_encode_frame(self._next, ())), self._size)
                 self._files.sync(self._open)
             self.roll()
 
@@ -204,7 +205,7 @@ class FileLog:
 
     def _vouch(self, descriptor: int) -> None:
         """Note behind a frame that it was on the disk. Not more than a note: it may fail."""
-        proof = _encode_frame(self._next, ())
+        proof = b"".join(_encode_frame(self._next, ()))
         with contextlib.suppress(OSError):
             self._files.write(descriptor, proof, self._size)
             self._size += len(proof)
@@ -258,9 +259,10 @@ class _Frame(NamedTuple):
     end: int
 
 
-def _encode_frame(first: int, records: Sequence[bytes]) -> bytes:
+def _encode_frame(first: int, records: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Header and body, which may be long."""
     body = msgspec.msgpack.encode(records)
-    return _HEADER.pack(_MAGIC, len(body), _checksum(first, body), first) + body
+    return _HEADER.pack(_MAGIC, len(body), _checksum(first, body), first), body
 
 
 def _checksum(first: int, body: bytes) -> int:

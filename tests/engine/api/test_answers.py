@@ -18,7 +18,7 @@ from vectorizer_engine.api import app as app_module
 from vectorizer_engine.api.answers import PIECE_BYTES, Hold, Outgoing, encode, listed
 from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.auth import Access
-from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.bodies import RequestBudget
 from vectorizer_engine.api.call import Call, Engine
 from vectorizer_engine.api.router import Route, Where
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
@@ -27,6 +27,9 @@ from vectorizer_engine.metrics import Metrics
 
 MIB = 1024**2
 BUDGET = 4 * MIB
+"""Of bodies and answers, which leaves as much again as a third of it for what writes make."""
+
+REQUEST_MEMORY = BUDGET * 4 // 3
 POINTS = 3000
 LONG = 2 * MIB
 
@@ -34,7 +37,10 @@ LONG = 2 * MIB
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     """An engine with many small points in `many`, and a few with long payloads in `long`."""
-    config = {"server": {"request_memory_bytes": BUDGET}, "cluster": {"max_cache_memory_bytes": 16 * MIB}}
+    config = {
+        "server": {"request_memory_bytes": REQUEST_MEMORY},
+        "cluster": {"max_cache_memory_bytes": 16 * MIB},
+    }
     with running_engine(tmp_path_factory.mktemp("engine"), config) as process, process.http() as http:
         for name in ("many", "long"):
             http.put(f"/collections/{name}", json={"vectors": {"size": 2, "distance": "Dot"}})
@@ -108,7 +114,10 @@ def test_what_would_take_more_memory_than_there_is_is_refused_with_what_to_do(
     answer = http.post(f"/collections/{path}", json=body)
     assert answer.status_code == 422
     message = answer.json()["status"]["error"]
-    assert f"more than the {BUDGET} of server.request_memory_bytes: {advice}" in message
+    assert (
+        f"more than the {BUDGET} that server.request_memory_bytes leaves for bodies and answers: {advice}"
+        in message
+    )
     assert memory(http)["request_bodies"]["used_bytes"] == 0
 
 
@@ -178,7 +187,7 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing_held(engine: Engin
 
 
 def serve(
-    monkeypatch: pytest.MonkeyPatch, handler: Callable[[Call], Any], limit: int = BUDGET
+    monkeypatch: pytest.MonkeyPatch, handler: Callable[[Call], Any], limit: int = REQUEST_MEMORY
 ) -> tuple[Application, Engine]:
     """An application whose only route, /long, is *handler*."""
     route = Route(method="GET", pattern="/long", handler=handler, access=Access.OPEN, where=Where.READERS)
@@ -187,8 +196,8 @@ def serve(
         config=Config(),
         memory=CacheMemoryManager(MIB),
         metrics=Metrics(),
-        request_memory=RequestMemory(limit),
-        member_memory=RequestMemory(limit),
+        request_memory=RequestBudget(limit),
+        member_memory=RequestBudget(limit),
     )
     return Application(engine), engine
 

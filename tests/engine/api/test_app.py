@@ -18,7 +18,7 @@ from vectorizer_engine import errors
 from vectorizer_engine.api import app as app_module
 from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.auth import Access
-from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.bodies import RequestBudget
 from vectorizer_engine.api.call import Call, Engine
 from vectorizer_engine.api.pace import Pace
 from vectorizer_engine.api.router import Route, Where
@@ -38,8 +38,8 @@ def recovering() -> Engine:
         config=Config(),
         memory=CacheMemoryManager(LIMIT),
         metrics=Metrics(),
-        request_memory=RequestMemory(LIMIT),
-        member_memory=RequestMemory(LIMIT),
+        request_memory=RequestBudget(LIMIT),
+        member_memory=RequestBudget(LIMIT),
     )
 
 

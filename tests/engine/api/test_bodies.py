@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
-from vectorizer_engine.api.bodies import Body, ClientDisconnected, RequestMemory
+from tests.kube.eventually import eventually
+from vectorizer_engine.api.bodies import Body, ClientDisconnected, RequestMemory, WriteMemory
 from vectorizer_engine.api.errors import HttpError
 
 
@@ -117,3 +119,27 @@ async def test_a_cancelled_wait_leaves_no_trace(granted_first: bool, cancelled_f
     assert memory.used == (0 if granted_first else 100)
     memory.release(memory.used)
     await memory.reserve(100)
+
+
+def test_what_is_larger_than_all_write_memory_has_it_alone_and_is_not_passed_by_smaller_ones() -> None:
+    memory = WriteMemory(100)
+    order: list[str] = []
+
+    def large() -> None:
+        with memory.room(1000):
+            order.append(f"large, {memory.used} held")
+
+    def small() -> None:
+        with memory.room(10):
+            order.append("small")
+
+    threads = [threading.Thread(target=large), threading.Thread(target=small)]
+    with memory.room(60), memory.room(40):
+        threads[0].start()
+        eventually(lambda: memory.is_awaited)
+        threads[1].start()
+        assert order == []
+    for thread in threads:
+        thread.join()
+    assert order == ["large, 100 held", "small"]
+    assert memory.used == 0

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vectorizer_engine.api.app import Application
-from vectorizer_engine.api.bodies import RequestMemory
+from vectorizer_engine.api.bodies import RequestBudget
 from vectorizer_engine.api.call import Engine
 from vectorizer_engine.api.routes import ROUTES
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
@@ -74,8 +74,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.AsyncClie
         config=Config(),
         memory=memory,
         metrics=Metrics(),
-        request_memory=RequestMemory(2**20),
-        member_memory=RequestMemory(2**20),
+        request_memory=RequestBudget(2**20),
+        member_memory=RequestBudget(2**20),
         recovered=store,
     )
     application: Any = Application(engine)

@@ -203,7 +203,7 @@ def test_a_request_larger_than_all_request_memory_is_refused_at_once(make_engine
         http.put("/collections/a", json=VECTORS)
         answer = http.put("/collections/a/points", content=b" " * 2_000_000)
     assert answer.status_code == 413
-    assert "larger than 1048576 bytes" in http_error(answer)
+    assert "larger than 786432 bytes" in http_error(answer)
 
 
 def test_a_request_waits_for_request_memory_and_is_then_told_to_come_back(make_engine: StartEngine) -> None:
@@ -211,12 +211,12 @@ def test_a_request_waits_for_request_memory_and_is_then_told_to_come_back(make_e
     client = engine.client()
     client.create_collection("a", models.VectorParams(size=2, distance=models.Distance.DOT))
     large = [models.PointStruct(id=1, vector=[1, 0], payload={"text": "x" * 600_000})]
-    head = b"PUT /collections/a/points HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n"
+    head = b"PUT /collections/a/points HTTP/1.1\r\nhost: a\r\ncontent-length: 700000\r\n\r\n"
 
     with socket.create_connection(("127.0.0.1", engine.port)) as slow:
         slow.sendall(head + b"{")
         with engine.http() as http:
-            engine.wait_until(lambda: held(http) == 900_000, "holding the slow client's share")
+            engine.wait_until(lambda: held(http) == 700_000, "holding the slow client's share")
         with pytest.raises(ResourceExhaustedResponse) as refusal:
             client.upsert("a", large)
     assert refusal.value.retry_after_s == 1

@@ -83,12 +83,12 @@ def test_the_keeper_leaves_open_indexes_alone() -> None:
 RELEASE = """
 import json, sys
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
-from vectorizer_engine.cache.heap import return_large_blocks_at_once
+from vectorizer_engine.cache.heap import keep_little_freed_memory
 from vectorizer_engine.cache.keeper import CacheKeeper
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
 from vectorizer_engine.metrics import process_memory
 
-return_large_blocks_at_once()
+keep_little_freed_memory()
 memory = CacheMemoryManager(32 * 2**20)
 cache, keeper = AdvancedCache(memory), CacheKeeper(memory)
 value = int(sys.argv[1])

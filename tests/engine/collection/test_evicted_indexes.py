@@ -394,7 +394,7 @@ EVICT = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from vectorizer_engine.cache.heap import return_large_blocks_at_once
+from vectorizer_engine.cache.heap import keep_little_freed_memory
 from vectorizer_engine.cache.keeper import CacheKeeper
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.segment_index import SegmentIndex
@@ -404,7 +404,7 @@ from vectorizer_engine.index.planner import LayoutPlan, SegmentLayout
 from vectorizer_engine.metrics import process_memory
 from vectorizer_engine.storage.files import Files
 
-return_large_blocks_at_once()
+keep_little_freed_memory()
 path, plan = Path(sys.argv[1]), LayoutPlan(SegmentLayout.HNSW_SQ8, "")
 vectors = np.random.default_rng(0).standard_normal((10_000, 4), np.float32)
 BACKENDS[plan.layout].build(path, vectors, Distance.DOT, threads=2, files=Files())

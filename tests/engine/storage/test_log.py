@@ -138,7 +138,7 @@ def test_a_proof_that_cannot_be_written_fails_no_append(tmp_path: Path) -> None:
     disk = FailingDisk()
     log = FileLog(tmp_path, first=1, files=disk)
     log.append([b"a"])
-    disk.fail_after, disk.once = 2, True  # after the write and its fsync; half of the proof is written
+    disk.fail_after, disk.once = 3, True  # after the two writes and their fsync; half of the proof is written
     assert log.append([b"b"]) == 2
     assert disk.fail_after is None
     assert log.append([b"c"]) == 3

@@ -1,0 +1,44 @@
+"""What writes in flight take besides the caches: bodies, and what is made of them on the way to the log."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tests.engine.api.test_answers import MIB, anonymous_bytes
+from tests.engine.fixtures import StartEngine
+
+DIMENSION = 384
+POINTS = 500
+
+
+def test_resident_memory_stays_within_the_budget_whatever_is_written(make_engine: StartEngine) -> None:
+    budget, cache = 16 * MIB, 16 * MIB
+    engine = make_engine(
+        {"server": {"request_memory_bytes": budget}, "cluster": {"max_cache_memory_bytes": cache}}
+    ).start()
+    numbers = np.random.default_rng(1).standard_normal((POINTS, DIMENSION)).round(2).tolist()
+    points = [
+        {"id": row, "vector": vector, "payload": {"tags": [{"n": row}] * 20}}
+        for row, vector in enumerate(numbers)
+    ]
+    body = json.dumps({"points": points}).encode()
+
+    def send(_: int) -> int:
+        with engine.http() as http:
+            return http.put("/collections/c/points?wait=true", content=body).status_code
+
+    with engine.http() as http, ThreadPoolExecutor(24) as senders:
+        http.put("/collections/c", json={"vectors": {"size": DIMENSION, "distance": "Cosine"}})
+        assert send(0) == 200  # so that code and thread stacks are there
+        idle = anonymous_bytes(engine)
+        sent = [senders.submit(send, number) for number in range(72)]
+        peak = idle
+        while not all(each.done() for each in sent):
+            peak = max(peak, anonymous_bytes(engine))
+        assert {each.result() for each in sent} == {200}
+        ledger = http.get("/cluster/memory").json()["result"]["ledger"]
+    beside = 4 * MIB  # what connections have read ahead, and sealing
+    assert peak - idle < 1.05 * (budget + ledger["peak_bytes"]) + beside
