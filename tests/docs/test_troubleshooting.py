@@ -11,6 +11,8 @@ from vectorizer_engine import metrics
 from vectorizer_engine.cluster.validator import RULES
 from vectorizer_engine.config import ConfigError
 from vectorizer_engine.errors import EngineError
+from vectorizer_operator.ctl.formats import sarif
+from vectorizer_operator.ctl.report import Report
 from vectorizer_operator.plan.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,13 @@ def kinds(error: type[Exception]) -> Iterator[str]:
 
 def test_every_rule_has_an_entry() -> None:
     assert {rule.code for rule in RULES} | {rule.name for rule in RULES} <= ENTRIES
+
+
+def test_every_code_that_a_pipeline_may_be_shown_has_an_entry() -> None:
+    (run,) = sarif(Report())["runs"]
+    codes = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert codes > {rule.code for rule in RULES}
+    assert codes - ENTRIES == set()
 
 
 def test_every_reason_of_a_condition_has_an_entry() -> None:
