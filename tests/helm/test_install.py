@@ -20,6 +20,7 @@ from tests.kube.controlplane import CommandError, ControlPlane
 from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 from tests.monitoring.test_alerts import RULES
+from vectorizer_engine.cluster import validator
 from vectorizer_operator.webhook import certificates
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
@@ -107,7 +108,7 @@ def test_the_webhook_is_reached_through_its_service(release: ControlPlane) -> No
         eventually(lambda: "admission webhook" in refusal())
         message = refusal()
         assert 'admission webhook "vectorizerclusters.vectorizer.io" denied the request' in message
-        assert all(code in message for code in ("CLUSTER_001", "CLUSTER_002", "CLUSTER_003", "CLUSTER_004"))
+        assert all(rule.code in message for rule in validator.RULES)
         assert "set spec.storage.type to mmap" in message
     finally:
         release.kubectl("replace", "-f", "-", stdin=original)

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from vectorizer_engine.cli import main as vectorizer
+from vectorizer_engine.cluster.validator import RULES
 from vectorizer_operator.capacity import pod_memory_bytes
 from vectorizer_operator.cli import ctl_main
 
@@ -62,7 +63,7 @@ def test_the_refused_example_breaks_every_rule() -> None:
     assert done.returncode == 1
     (cluster,) = json.loads(done.stdout)["clusters"]
     codes = {finding["violation"]["code"] for finding in cluster["findings"]}
-    assert codes == {"CLUSTER_001", "CLUSTER_002", "CLUSTER_003", "CLUSTER_004"}
+    assert codes == {rule.code for rule in RULES}
 
 
 def test_the_data_is_as_its_readme_says_and_small() -> None:

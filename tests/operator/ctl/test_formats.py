@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from tests.operator.ctl.test_validate import BAD, GOOD
+from vectorizer_engine.cluster.validator import RULES
 from vectorizer_operator.cli import ctl_main
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +103,7 @@ def test_every_rule_that_a_sarif_result_may_name_is_described() -> None:
     (run,) = json.loads(validate("sarif", f"{BAD}---\n[1").stdout)["runs"]
     described = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
     assert {each["ruleId"] for each in run["results"]} <= described
-    assert {"CLUSTER_001", "CLUSTER_002", "CLUSTER_003", "CLUSTER_004"} <= described
+    assert {rule.code for rule in RULES} <= described
 
 
 def test_sarif_of_input_that_cannot_be_read_says_where(tmp_path: Path) -> None:
