@@ -60,6 +60,18 @@ def test_the_standalone_example_is_a_valid_configuration() -> None:
 def test_the_refused_example_breaks_every_rule() -> None:
     file = EXAMPLES / "refused.yaml"
     done = subprocess.run([VECTORIZERCTL, "validate", file, "-o", "json"], capture_output=True, text=True)
+@pytest.mark.parametrize("cluster", [False, True], ids=["standalone", "cluster mode"])
+def test_the_configuration_with_every_setting_is_valid_in_both_modes(
+    cluster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZER__CLUSTER__ENABLED", json.dumps(cluster))
+    file = str(ROOT / "config.example.yml")
+    checked = CliRunner().invoke(vectorizer, ["check-config", "--config", file, "-o", "json"])
+    report = json.loads(checked.output)
+    assert (checked.exit_code, report["valid"], report["warnings"]) == (0, True, [])
+    assert report["settings"]["cluster.enabled"] is cluster
+
+
     assert done.returncode == 1
     (cluster,) = json.loads(done.stdout)["clusters"]
     codes = {finding["violation"]["code"] for finding in cluster["findings"]}
