@@ -52,6 +52,40 @@ def test_chart_values_and_clusters_of_an_example_are_there(tool: Any, control_pl
     assert cluster["metadata"]["namespace"] == "search-production"
 
 
+def argo_cd_namespaces() -> set[str]:
+    applications = documents("argo-cd/applications.yaml").values()
+    specs = [each["spec"] for each in applications]
+    return {
+        spec["destination"]["namespace"]
+        for spec in specs
+        if "CreateNamespace=true" in spec["syncPolicy"]["syncOptions"]
+    }
+
+
+def flux_namespaces() -> set[str]:
+    release = documents("flux/operator.yaml")["HelmRelease", "vectorizer-operator"]["spec"]
+    made = {name for kind, name in documents("flux/clusters.yaml") if kind == "Namespace"}
+    return made | ({release["targetNamespace"]} if release["install"]["createNamespace"] else set())
+
+
+@pytest.mark.parametrize(
+    ("page", "tool", "namespaces"),
+    [
+        ("argo-cd/applications.yaml", argo_cd, argo_cd_namespaces),
+        ("flux/clusters.yaml", flux, flux_namespaces),
+    ],
+    ids=["Argo CD", "Flux"],
+)
+def test_an_example_makes_every_namespace_and_says_which_secret_it_does_not(
+    page: str, tool: Any, namespaces: Any, control_plane: ControlPlane
+) -> None:
+    (cluster,) = yaml.safe_load_all(control_plane.kubectl("kustomize", str(ROOT / tool()[2])))
+    namespace = cluster["metadata"]["namespace"]
+    assert namespaces() == {"vectorizer-system", namespace}
+    secret = cluster["spec"]["auth"]["apiKeySecretRef"]["name"]
+    assert f"kubectl -n {namespace} create secret generic {secret}" in (GITOPS / page).read_text()
+
+
 def test_the_authority_that_the_operator_fills_in_is_no_drift() -> None:
     application = documents("argo-cd/applications.yaml")["Application", "vectorizer-operator"]["spec"]
     release = documents("flux/operator.yaml")["HelmRelease", "vectorizer-operator"]["spec"]
