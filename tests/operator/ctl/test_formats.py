@@ -1,6 +1,7 @@
 """`vectorizerctl validate -o sarif` and `-o junit`, read as a pipeline reads them; the hook and the workflow."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -163,6 +164,25 @@ def test_the_pre_commit_hook_runs_the_command_that_there_is() -> None:
     assert program == "vectorizerctl"
     checked = CliRunner().invoke(ctl_main, [*arguments, str(ROOT / "examples" / "quickstart.yaml")])
     assert checked.exit_code == 0
+
+
+def test_the_pre_commit_hook_can_read_whatever_it_is_given_of_a_repository_with_a_chart() -> None:
+    """This one: of its files only the example that is to be refused is wrong."""
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    names = [
+        file.relative_to(ROOT).as_posix()
+        for folder in ("crds", "dashboards", "docs", "examples", "helm")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".yaml", ".yml", ".json")
+    ]
+    given = [name for name in names if not re.search(hook["exclude"], name)]
+    assert len(given) < len(names), "the templates"
+    checked = CliRunner().invoke(
+        ctl_main, [*hook["entry"].split()[1:], *(str(ROOT / name) for name in given), "-o", "json"]
+    )
+    report = json.loads(checked.stdout)
+    assert report["errors"] == []
+    assert [each["name"] for each in report["clusters"] if not each["valid"]] == ["refused"]
 
 
 @pytest.mark.parametrize("job", ["validate", "plan"])
