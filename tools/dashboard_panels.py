@@ -75,7 +75,7 @@ def _of_cluster(series: str, of_its_pods: str = "max") -> str:
     return f"{of_its_pods} by ({', '.join(_CLUSTER_LABELS)}) ({series})"
 
 
-_LOOKUPS = "vectorizer_query_cache_lookups_total"
+_LOOKUPS = "vectorizer_cluster_cache_lookups_total"
 _REQUESTS = "vectorizer_http_requests_total"
 _REQUEST_SECONDS = _engine("vectorizer_http_request_duration_seconds_bucket")
 _APPEND_SECONDS = _engine("vectorizer_log_append_duration_seconds_bucket")
@@ -139,10 +139,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             _sum(_engine("vectorizer_request_bodies_bytes"), legend="request bodies"),
         ),
         _graph(
-            "Hit rate of query results",
-            "Searches without a filter whose answer the query-result cache had.",
+            "Hit rates",
+            "Query: searches without a filter whose answer was kept. Hnsw: segments whose index was open; others are "
+            "searched exactly. Metadata: filters of which it was known what they take of a segment.",
             "percentunit",
-            _share(_engine(_LOOKUPS, 'result="hit"'), _engine(_LOOKUPS), "pod"),
+            _share(_engine(_LOOKUPS, 'result="hit"'), _engine(_LOOKUPS), "type"),
         ),
         _graph(
             "Evictions by cache and reason",

@@ -178,16 +178,15 @@ class EngineCollector(Collector):
         for watermark, times in ledger.watermarks.items():
             watermarks.add_metric((watermark,), times)
         yield watermarks
-        results = self._engine.results.values()
-        if results:
-            lookups = CounterMetricFamily(
-                "vectorizer_query_cache_lookups",
-                "Searches without a filter, by whether the query-result cache had their answer.",
-                labels=("result",),
-            )
-            lookups.add_metric(("hit",), sum(each.hits for each in results))
-            lookups.add_metric(("miss",), sum(each.misses for each in results))
-            yield lookups
+        lookups = CounterMetricFamily(
+            "vectorizer_cluster_cache_lookups",
+            "Lookups in caches, by whether they had it. query: answers of searches without a filter; hnsw: the "
+            "open index of a segment; metadata: what a filter takes of a segment.",
+            labels=("type", "result"),
+        )
+        for (cache, result), times in ledger.lookups.items():
+            lookups.add_metric((cache, result), times)
+        yield lookups
         yield GaugeMetricFamily(
             "vectorizer_request_bodies_bytes",
             "Bodies of requests in flight.",

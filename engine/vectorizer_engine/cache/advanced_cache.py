@@ -89,8 +89,6 @@ class AdvancedCache:
         self._places: dict[bytes, _Block] = {}
         self._most_places = 0
         self._next_number = 0
-        self.hits = 0
-        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._places)
@@ -99,20 +97,17 @@ class AdvancedCache:
         """The value of *key*, None where there is none or it is too old."""
         with self._lock:
             block = self._places.get(key)
+            entry = b"" if block is None else block[key]
+            fresh = block is not None and self._clock() < _expires(entry)
+            self._memory.record_lookup(self._cache, found=fresh)
             if block is None:
-                self.misses += 1
                 return None
-            entry = block[key]
-            fresh = self._clock() < _expires(entry)
-            if fresh:
-                self.hits += 1
-                if block is self._newest():
-                    block[key] = block.pop(key)
-                    block.charge.touch()
-                    return entry[_EXPIRES.size :]
-            else:
-                self.misses += 1
+            if not fresh:
                 self._memory.record_evictions(self._cache, EvictionReason.TTL, 1)
+            elif block is self._newest():
+                block[key] = block.pop(key)
+                block.charge.touch()
+                return entry[_EXPIRES.size :]
             self._remove(key)
         if not fresh:
             return None

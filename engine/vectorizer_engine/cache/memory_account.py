@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from vectorizer_engine.cache.memory_types import CacheType, EvictionReason
+from vectorizer_engine.cache.memory_types import CacheType, EvictionReason, LookupResult
 from vectorizer_engine.errors import CacheMemoryLimitExceeded
 
 if TYPE_CHECKING:
@@ -143,6 +143,10 @@ class MemoryAccount:
     def record_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
         """Count entries that a cache let go by itself."""
         self._manager._record_evictions(cache, reason, entries)
+
+    def record_lookup(self, cache: CacheType, *, found: bool) -> None:
+        """Count that a cache was asked for something that it may keep, and whether it had it."""
+        self._manager._record_lookup(cache, LookupResult.HIT if found else LookupResult.MISS)
 
     def _candidates(
         self, asking: Charge | None, keep: CacheType | None, in_service: float

@@ -29,7 +29,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, product
 
 from vectorizer_engine.cache.fair_share import victims
 from vectorizer_engine.cache.memory_account import Charge, MemoryAccount
@@ -37,6 +37,7 @@ from vectorizer_engine.cache.memory_types import (
     AccountSnapshot,
     CacheType,
     EvictionReason,
+    LookupResult,
     MemorySnapshot,
     Watermark,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "CacheType",
     "Charge",
     "EvictionReason",
+    "LookupResult",
     "MemoryAccount",
     "MemorySnapshot",
     "Watermark",
@@ -100,6 +102,7 @@ class CacheMemoryManager(MemoryAccount):
         self._freed = 0
         self._refusals = 0
         self._evictions: dict[tuple[CacheType, EvictionReason], int] = {}
+        self._lookups = dict.fromkeys(product(CacheType, LookupResult), 0)
         self._watermarks = dict.fromkeys(Watermark, 0)
 
     def account(self, tenant: str) -> MemoryAccount:
@@ -156,6 +159,7 @@ class CacheMemoryManager(MemoryAccount):
                     for tenant, account in self._accounts.items()
                 },
                 evictions=dict(self._evictions),
+                lookups=dict(self._lookups),
                 watermarks=dict(self._watermarks),
                 refusals=self._refusals,
             )
@@ -262,6 +266,10 @@ class CacheMemoryManager(MemoryAccount):
 
     def _count_evictions(self, cache: CacheType, reason: EvictionReason, entries: int) -> None:
         self._evictions[cache, reason] = self._evictions.get((cache, reason), 0) + entries
+
+    def _record_lookup(self, cache: CacheType, result: LookupResult) -> None:
+        with self._lock:
+            self._lookups[cache, result] += 1
 
     def _shrink(self, charge: Charge, nbytes: int) -> None:
         with self._lock:

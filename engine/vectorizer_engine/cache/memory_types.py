@@ -22,6 +22,13 @@ class EvictionReason(StrEnum):
     TTL = "ttl"
 
 
+class LookupResult(StrEnum):
+    """Whether a cache had what was asked of it: the `result` label of the metrics."""
+
+    HIT = "hit"
+    MISS = "miss"
+
+
 class Watermark(StrEnum):
     """A level of usage at which something happens: the `watermark` label of the metrics."""
 
@@ -54,6 +61,7 @@ class MemorySnapshot:
     by_cache: dict[CacheType, int]
     tenants: dict[str, AccountSnapshot]
     evictions: dict[tuple[CacheType, EvictionReason], int]
+    lookups: dict[tuple[CacheType, LookupResult], int]
     watermarks: dict[Watermark, int]
     refusals: int
 

@@ -71,7 +71,9 @@ class SegmentIndex:
     def search(self, queries: Vectors, limit: int, *, mask: Mask | None, ef: int | None) -> list[Hits]:
         """See `ApproximateIndex`."""
         charge = self._charge
-        if charge is None or self._closed or not charge.pin():
+        usable = charge is not None and not self._closed and charge.pin()
+        self._memory.record_lookup(CacheType.HNSW, found=usable)
+        if charge is None or not usable:
             self._ask_to_be_opened()
             return self._exact.search(queries, limit, mask=mask)
         try:

@@ -16,13 +16,19 @@ from vectorizer_engine.cache.advanced_cache import (
     ENTRY_BYTES,
     AdvancedCache,
 )
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, EvictionReason
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, EvictionReason, LookupResult
 from vectorizer_engine.collection.records import Scored
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.tenants import NO_TENANT
 
 ALONE = ENTRY_BYTES + 10 + BLOCK_OVERHEAD_BYTES
 """What an entry of ten bytes costs under a limit so small that each has a block of its own."""
+
+
+def lookups(memory: CacheMemoryManager) -> dict[str, int]:
+    """Those of query results, by result."""
+    counted = memory.snapshot().lookups
+    return {result: counted[CacheType.QUERY, result] for result in LookupResult}
 
 
 def test_what_was_put_is_found_until_it_is_too_old() -> None:
@@ -34,7 +40,7 @@ def test_what_was_put_is_found_until_it_is_too_old() -> None:
     assert cache.get(b"key") == b"value"
     now = 10.0
     assert cache.get(b"key") is None
-    assert (cache.hits, cache.misses, len(cache)) == (1, 1, 0)
+    assert (lookups(memory), len(cache)) == ({"hit": 1, "miss": 1}, 0)
     assert memory.snapshot().used == 0
     assert memory.snapshot().evictions == {(CacheType.QUERY, EvictionReason.TTL): 1}
 
@@ -158,9 +164,9 @@ def test_a_search_is_answered_from_the_cache_until_something_is_written(tmp_path
     queries = vectors_of([3, 4])
     for collection in collections:
         first = collection.search(queries, limit=5)
-        hits = results.hits
+        hits = lookups(memory)["hit"]
         again = collection.search(queries, limit=5)
-        assert results.hits == hits + 1
+        assert lookups(memory)["hit"] == hits + 1
         assert told(again) == told(first)
         assert [len(answer) for answer in collection.search(queries, limit=4, offset=2)] == [4, 4]
         best = first[0][0].id

@@ -32,6 +32,7 @@ from vectorizer_engine.cache.memory_manager import (
     CacheType,
     Charge,
     EvictionReason,
+    LookupResult,
 )
 from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.segment_index import SegmentIndex
@@ -156,6 +157,15 @@ def test_an_index_in_use_is_not_evicted_and_goes_when_its_last_search_is_done(
     assert memory.snapshot().used == 0
     search(index)
     assert not index.is_open, "closed for good"
+
+
+def test_searches_that_find_an_index_open_or_closed_are_counted(file: Path) -> None:
+    memory = CacheMemoryManager(room_for(1))
+    index = index_of(file, memory)
+    for _ in range(3):  # the first finds it closed, and has it opened
+        search(index)
+    counted = memory.snapshot().lookups
+    assert (counted[CacheType.HNSW, LookupResult.HIT], counted[CacheType.HNSW, LookupResult.MISS]) == (2, 1)
 
 
 def test_indexes_that_do_not_all_fit_do_not_push_each_other_out(file: Path) -> None:

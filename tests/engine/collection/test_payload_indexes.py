@@ -16,7 +16,7 @@ import pytest
 from tests.engine.collection.model import MiB, params, vectors_of
 from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.disks import FailingDisk
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager, CacheType, LookupResult
 from vectorizer_engine.collection.check_data import check_data
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.compaction import Compaction
@@ -126,7 +126,7 @@ def test_a_filter_is_remembered_for_a_segment_and_true_after_writes(
     assert reads[0] == 0
 
 
-def test_what_is_remembered_of_filters_is_charged_and_given_back(tmp_path: Path) -> None:
+def test_what_is_remembered_of_filters_is_charged_and_counted_and_given_back(tmp_path: Path) -> None:
     memory = CacheMemoryManager(64 * MiB)
     store = open_at(tmp_path, memory=memory)
     collection = store.create_collection("c", params())
@@ -136,6 +136,13 @@ def test_what_is_remembered_of_filters_is_charged_and_given_back(tmp_path: Path)
     for number in range(50):
         collection.count(group(number))
     assert memory.snapshot().by_cache[CacheType.METADATA] > before
+    counted = memory.snapshot().lookups
+    collection.count(group(3))
+    again = memory.snapshot().lookups
+    assert again[CacheType.METADATA, LookupResult.HIT] > counted[CacheType.METADATA, LookupResult.HIT]
+    assert (
+        again[CacheType.METADATA, LookupResult.MISS] == counted[CacheType.METADATA, LookupResult.MISS] >= 50
+    )
     memory.evict_down_to(0)
     assert memory.snapshot().by_cache[CacheType.METADATA] == before
     assert collection.count(group(3)) == 100
