@@ -4,12 +4,13 @@ from typing import Any
 
 import yaml
 
-from tests.helm.chart import ROOT, Object, only, rendered
+from tests.helm.chart import CHART, ROOT, Object, helm, only, rendered
 from tests.monitoring.test_alerts import ALERTS, RULES
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.manifests import render
 
 KINDS = ("--api-versions", "monitoring.coreos.com/v1")
+PRODUCTION_VALUES = ROOT / "examples" / "production-values.yaml"
 EVERYTHING = tuple(
     word
     for name in ("dashboard", "prometheusRule", "serviceMonitor")
@@ -93,6 +94,22 @@ def test_clusters_of_named_namespaces_only_are_monitored_where_some_are_named() 
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["a", "b"]}
 
 
+def test_the_values_for_production_bring_alerts_dashboard_and_monitors_where_prometheus_looks() -> None:
+    helm("lint", "--strict", str(CHART), "--values", str(PRODUCTION_VALUES))
+    values = yaml.safe_load(PRODUCTION_VALUES.read_text())
+    objects = rendered("--values", str(PRODUCTION_VALUES), *KINDS)
+    added = objects.keys() - rendered().keys()
+    assert added >= rendered(*EVERYTHING, *KINDS).keys() - rendered().keys()
+    assert "NetworkPolicy" in {kind for kind, _ in added}
+    groups = only(objects, "PrometheusRule")["spec"]["groups"]
+    runbooks = values["monitoring"]["prometheusRule"]["runbooks"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        assert rule["annotations"]["runbook_url"] == f"{runbooks}/{rule['alert']}.md"
+    for kind, name in added:
+        if kind in ("PrometheusRule", "ServiceMonitor"):
+            assert values["commonLabels"].items() <= objects[kind, name]["metadata"]["labels"].items()
+
+
 def test_the_example_for_a_cluster_with_a_key_sends_the_read_only_one_of_the_production_example() -> None:
     monitor = yaml.safe_load((ROOT / "examples" / "monitoring" / "cluster-with-key.yaml").read_text())
     services = services_of("production.yaml", monitor["metadata"]["namespace"])
@@ -101,3 +118,5 @@ def test_the_example_for_a_cluster_with_a_key_sends_the_read_only_one_of_the_pro
     production = next(yaml.safe_load_all((ROOT / "examples" / "production.yaml").read_text()))
     reference = production["spec"]["auth"]["readOnlyApiKeySecretRef"]
     assert sent == {"type": "Bearer", "credentials": reference}
+    found_by = yaml.safe_load(PRODUCTION_VALUES.read_text())["commonLabels"]
+    assert monitor["metadata"]["labels"] == found_by
