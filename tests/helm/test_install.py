@@ -14,7 +14,7 @@ import yaml
 from qdrant_client import QdrantClient
 
 from tests.helm.chart import CHART, NAMESPACE, RELEASE, ROOT, Object
-from tests.helm.prometheus_kinds import prometheus_kinds
+from tests.helm.foreign_kinds import CERT_MANAGER, PROMETHEUS, make_known
 from tests.helm.test_monitoring import EVERYTHING
 from tests.kube.controlplane import CommandError, ControlPlane
 from tests.kube.eventually import eventually
@@ -188,7 +188,7 @@ def may(control_plane: ControlPlane, account: str, verb: str, resource: str, nam
 
 def test_a_certificate_from_cert_manager_is_shown_and_trusted(quickstart: ControlPlane) -> None:
     """What cert-manager does is done here: it writes the Secret, and its injector the authority."""
-    quickstart.kubectl("apply", "-f", "-", stdin=CERT_MANAGER_KINDS)
+    make_known(quickstart, CERT_MANAGER)
     helm(quickstart, "upgrade", RELEASE, str(CHART), "--set", "webhook.certManager.enabled=true")
     issued = get(quickstart, "certificate", f"{RELEASE}-webhook", "-n", NAMESPACE)["spec"]
     made = certificates.make(issued["dnsNames"], now=datetime.now(UTC))
@@ -208,33 +208,10 @@ def test_a_certificate_from_cert_manager_is_shown_and_trusted(quickstart: Contro
     assert not may(quickstart, account, "update", "secrets", NAMESPACE)
 
 
-def _kind(name: str) -> str:
-    return f"""\
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {{name: {name.lower()}s.cert-manager.io}}
-spec:
-  group: cert-manager.io
-  scope: Namespaced
-  names: {{kind: {name}, plural: {name.lower()}s, singular: {name.lower()}}}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
-"""
-
-
-CERT_MANAGER_KINDS = _kind("Certificate") + _kind("Issuer")
-
-
 def test_what_prometheus_reads_is_made_as_soon_as_its_kinds_are_there(quickstart: ControlPlane) -> None:
     upgrade = ("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values", *EVERYTHING)
     assert "Left out" in helm(quickstart, *upgrade, "--dry-run=server")
-    quickstart.kubectl("apply", "-f", "-", stdin=prometheus_kinds())
-    quickstart.kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com")
-    quickstart.kubectl("wait", "--for=condition=Established", "crd/prometheusrules.monitoring.coreos.com")
+    make_known(quickstart, PROMETHEUS)
     assert "Left out" not in helm(quickstart, *upgrade)
     rule = get(quickstart, "prometheusrule", RELEASE, "-n", NAMESPACE)
     assert rule["spec"] == yaml.safe_load(RULES.read_text())
