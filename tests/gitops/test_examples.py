@@ -9,6 +9,7 @@ import yaml
 from tests.gitops.judges import GITOPS, ROOT
 from tests.helm.chart import helm
 from tests.kube.controlplane import ControlPlane
+from tests.kube.foreign_kinds import ARGO_CD, FLUX, make_known
 
 Object = dict[str, Any]
 
@@ -50,6 +51,19 @@ def test_chart_values_and_clusters_of_an_example_are_there(tool: Any, control_pl
     (cluster,) = yaml.safe_load_all(control_plane.kubectl("kustomize", str(ROOT / clusters)))
     assert cluster["kind"] == "VectorizerCluster"
     assert cluster["metadata"]["namespace"] == "search-production"
+
+
+@pytest.mark.parametrize(("folder", "kinds"), [("argo-cd", ARGO_CD), ("flux", FLUX)], ids=["Argo CD", "Flux"])
+def test_the_objects_of_an_example_are_taken_with_every_field(
+    folder: str, kinds: tuple[Object, ...], control_plane: ControlPlane, namespace: str
+) -> None:
+    make_known(control_plane, kinds)
+    for file in (GITOPS / folder).glob("*.yaml"):
+        objects = list(documents(f"{folder}/{file.name}").values())
+        for each in objects:
+            if "namespace" in each["metadata"]:
+                each["metadata"]["namespace"] = namespace  # the tools' own is not there
+        assert len(control_plane.dry_run(yaml.safe_dump_all(objects))) == len(objects)
 
 
 def argo_cd_namespaces() -> set[str]:

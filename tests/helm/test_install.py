@@ -14,10 +14,10 @@ import yaml
 from qdrant_client import QdrantClient
 
 from tests.helm.chart import CHART, NAMESPACE, RELEASE, ROOT, Object
-from tests.helm.foreign_kinds import CERT_MANAGER, PROMETHEUS, make_known
 from tests.helm.test_monitoring import EVERYTHING
 from tests.kube.controlplane import CommandError, ControlPlane
 from tests.kube.eventually import eventually
+from tests.kube.foreign_kinds import CERT_MANAGER, PROMETHEUS, make_known
 from tests.kube.kubelet import Kubelet
 from tests.monitoring.test_alerts import RULES
 from vectorizer_engine.cluster import validator

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from tests.helm.chart import CHART, RELEASE, ROOT, helm
-from tests.helm.foreign_kinds import CERT_MANAGER, PROMETHEUS, make_known
 from tests.helm.test_monitoring import EVERYTHING, KINDS, PRODUCTION_VALUES
 from tests.kube.controlplane import ControlPlane
+from tests.kube.foreign_kinds import CERT_MANAGER, PROMETHEUS, make_known
 
 DIGEST = f"sha256:{'a' * 64}"
 PULL_SECRETS = "imagePullSecrets[0].name=key"
@@ -24,14 +24,6 @@ def with_foreign_kinds(control_plane: ControlPlane) -> ControlPlane:
     make_known(control_plane, PROMETHEUS)
     make_known(control_plane, CERT_MANAGER)
     return control_plane
-
-
-def judge(control_plane: ControlPlane, objects: str) -> list[str]:
-    """What the API server says to each of *objects*. Raises CommandError where it refuses one, or a field of it."""
-    return control_plane.kubectl(
-        *("apply", "--dry-run=server", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-"),
-        stdin=objects,
-    ).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +49,7 @@ def test_the_api_server_takes_all_that_is_rendered(
 ) -> None:
     text = helm("template", RELEASE, str(CHART), "--namespace", namespace, *KINDS, *values)
     objects = [each for each in yaml.safe_load_all(text) if each]
-    assert len(judge(with_foreign_kinds, text)) == len(objects)
+    assert len(with_foreign_kinds.dry_run(text)) == len(objects)
 
 
 def test_the_api_server_takes_the_monitor_for_a_cluster_with_a_key(
@@ -65,7 +57,7 @@ def test_the_api_server_takes_the_monitor_for_a_cluster_with_a_key(
 ) -> None:
     monitor = yaml.safe_load((ROOT / "examples" / "monitoring" / "cluster-with-key.yaml").read_text())
     monitor["metadata"]["namespace"] = namespace
-    assert len(judge(with_foreign_kinds, yaml.safe_dump(monitor))) == 1
+    assert len(with_foreign_kinds.dry_run(yaml.safe_dump(monitor))) == 1
 
 
 def test_the_clusters_of_the_kustomize_example_are_taken(control_plane: ControlPlane, namespace: str) -> None:

@@ -132,6 +132,14 @@ class ControlPlane:
         """What `kubectl` prints, as administrator or as `kubeconfig` says. Raises CommandError."""
         return self.run("kubectl", *arguments, stdin=stdin, kubeconfig=kubeconfig)
 
+    def dry_run(self, objects: str) -> list[str]:
+        """What the API server would do with each of *objects* (YAML), in words.
+
+        Raises CommandError where it would refuse one, or does not know a field.
+        """
+        strict = ("--dry-run=server", "--server-side", "--force-conflicts", "--validate=strict")
+        return self.kubectl("apply", *strict, "-f", "-", stdin=objects).splitlines()
+
     def run(
         self, tool: str, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None
     ) -> str:
