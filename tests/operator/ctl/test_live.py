@@ -277,7 +277,11 @@ def test_status_shows_memory_and_collections_of_an_engine_with_a_key(
         client = QdrantClient(f"http://{address}:{port}", api_key="secret")
     for name in ("docs", "notes 1"):
         client.create_collection(name, models.VectorParams(size=4, distance=models.Distance.DOT))
-    text = run("status", "keyed").output
+    # A collection is made before each of its shards is open; whoever asks for one waits.
+    text = eventually(
+        lambda: "12 served, 0 waited for" in (said := run("status", "keyed").output) and said,
+        why=lambda: run("status", "keyed").output,
+    )
     assert re.search(r"caches 0\.\d MiB of 1024\.0 MiB \(0%\)", text)
     assert "collections of all pods: 2\n      docs: green, 0 points, 0 segments\n      notes 1: green" in text
     assert "  served together by engine-by-hand (topology 3)\n" in text
