@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -16,12 +17,18 @@ from vectorizer_engine.api.answers import encode
 from vectorizer_engine.api.call import Call, Engine, Plain
 from vectorizer_engine.api.member_metrics import membership
 from vectorizer_engine.cache.memory_manager import AccountSnapshot, CacheType, EvictionReason, MemorySnapshot
+from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.data_folder import collection_path
 from vectorizer_engine.distributed.store import DistributedStore
+from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.metrics import process_memory
 from vectorizer_engine.tenants import NO_TENANT
 
 QDRANT_VERSION = "1.20.0"
 """The version of Qdrant whose REST API is spoken: clients compare it with their own."""
+
+MOST_SEGMENTS = 10
+"""So many of the segments of one layout are told one by one: an engine may have thousands."""
 
 
 def version(call: Call) -> Any:
@@ -57,11 +64,16 @@ def metrics(call: Call) -> Any:
 def cluster_memory(call: Call) -> Any:
     """Three figures that must not be mixed: the ledger, the process's own memory, pages that can be taken back.
 
-    A tenant is told of its own part of the ledger only.
+    And what indexes the memory was enough for, which is how fast searches are. A tenant is told of its own part of the
+    ledger, and of its own segments, only.
     """
     ledger = call.engine.memory.snapshot()
     if call.tenant != NO_TENANT:
-        return _account(ledger.tenants[call.tenant])
+        own = [each for each in _here(call.engine) if each.tenant == call.tenant]
+        return {
+            **_account(ledger.tenants[call.tenant]),
+            "layouts": _layouts((each.name, each) for each in own),
+        }
     process = process_memory()
     return {
         "ledger": {
@@ -85,7 +97,28 @@ def cluster_memory(call: Call) -> Any:
             "limit_bytes": call.engine.request_memory.limit,
             "used_bytes": call.engine.request_memory.used,
         },
+        "layouts": _layouts((collection_path(each.name, each.tenant), each) for each in _here(call.engine)),
     }
+
+
+def _layouts(collections: Iterable[tuple[str, Collection]]) -> dict[str, Any]:
+    """For each layout, how much is searched by it, and why the largest segments are.
+
+    Those are what memory matters to: a small one is searched as fast without an index.
+    """
+    segments = [(name, each) for name, collection in collections for each in collection.layouts()]
+    found: dict[str, Any] = {}
+    for layout in SegmentLayout:
+        members = [(name, each) for name, each in segments if each.layout == layout]
+        largest = heapq.nlargest(MOST_SEGMENTS, members, key=lambda member: member[1].points)
+        found[layout] = {
+            "segments": len(members),
+            "points": sum(each.points for _, each in members),
+            "largest": [
+                {"collection": name, "points": each.points, "reason": each.reason} for name, each in largest
+            ],
+        }
+    return found
 
 
 def _by_tenant(engine: Engine, ledger: MemorySnapshot) -> dict[str, Any]:
@@ -110,8 +143,12 @@ def _tenant_memory(ledger: MemorySnapshot) -> Metric:
 
 
 def _memory_storage_bytes(engine: Engine) -> int:
-    collections = engine.recovered.here() if engine.recovered is not None else []
-    return sum(collection.heap_vector_bytes for collection in collections)
+    return sum(collection.heap_vector_bytes for collection in _here(engine))
+
+
+def _here(engine: Engine) -> list[Collection]:
+    """What is served in this process; nothing while it is being recovered."""
+    return [] if engine.recovered is None else engine.recovered.here()
 
 
 class EngineCollector(Collector):

@@ -32,6 +32,7 @@ from vectorizer_engine.collection.types import (
     CollectionStatus,
     Distance,
     IndexedField,
+    LayoutInfo,
     Payload,
     PointId,
     Predicate,
@@ -74,7 +75,7 @@ class Collection:
             f"segment {segment.id} with {segment.points} points was set aside: {segment.reason}"
             for segment in self._shard.quarantined
         )
-        layouts = tuple(self._shard.layouts())
+        layouts = self.layouts()
         busy = CollectionStatus.YELLOW if self._shard.busy else CollectionStatus.GREEN
         return CollectionInfo(
             name=self.name,
@@ -87,6 +88,10 @@ class Collection:
             disk_bytes=self._shard.disk_bytes,
             problems=problems,
         )
+
+    def layouts(self) -> tuple[LayoutInfo, ...]:
+        """How each sealed segment is searched at present. Looks at no file, unlike `info`."""
+        return tuple(self._shard.layouts())
 
     @property
     def heap_vector_bytes(self) -> int:

@@ -174,6 +174,12 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
     own, mapped = memory.get("anonymous_rss_bytes"), memory.get("reclaimable_mapped_bytes")
     if own is not None and mapped is not None:
         yield f"    process {_size(own)} of its own, {_size(mapped)} mapped and reclaimable"
+    for layout, found in memory.get("layouts", {}).items():
+        for largest in found["largest"][:1]:
+            yield (
+                f"    {layout}: {found['segments']} segments with {found['points']} points; the largest has "
+                f"{largest['points']} of {largest['collection']}: {largest['reason']}"
+            )
 
 
 def _shards(topology: Mapping[str, Any], *, newest: Mapping[str, Any]) -> str:

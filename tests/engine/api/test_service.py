@@ -19,6 +19,8 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from tests.engine.fixtures import EngineProcess, StartEngine
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.routes import ROUTES
+from vectorizer_engine.api.service import MOST_SEGMENTS
+from vectorizer_engine.index.planner import WORTH_INDEXING
 
 VECTORS = {"vectors": {"size": 2, "distance": "Dot"}}
 POINTS = {"points": [{"id": 1, "vector": [1, 0]}]}
@@ -179,6 +181,44 @@ def test_metrics_and_memory_report_tell_the_same(http: httpx.Client, client: Qdr
     assert metrics["vectorizer_collections"] >= 1
     assert metrics["vectorizer_storage_bytes"] > 0
     assert metrics["vectorizer_cluster_validation_skipped"] == 0
+
+
+def test_how_segments_are_searched_and_why_is_told_of_a_collection_and_of_the_engine(
+    engine: EngineProcess, http: httpx.Client
+) -> None:
+    sizes = {"indexed": WORTH_INDEXING, **{f"small {number}": 300 + number for number in range(12)}}
+    for name, size in sizes.items():
+        http.put(f"/collections/{name}", json=VECTORS).raise_for_status()
+        batch = {"ids": [*range(size)], "vectors": [[number % 97, number % 89] for number in range(size)]}
+        http.put(f"/collections/{name}/points", json={"batch": batch}).raise_for_status()
+
+    def about(name: str) -> dict[str, Any]:
+        result: dict[str, Any] = http.get(f"/collections/{name}").json()["result"]
+        return result
+
+    # What has no more points to come is sealed, and what is worth it is indexed.
+    engine.wait_until(lambda: {about(name)["status"] for name in sizes} == {"green"}, "at rest")
+    reason = f"the index of {WORTH_INDEXING} vectors fits into the memory there is"
+    assert about("indexed")["layouts"] == [{"points": WORTH_INDEXING, "layout": "hnsw-sq8", "reason": reason}]
+    [small] = about("small 11")["layouts"]
+    assert (small["points"], small["layout"]) == (311, "exact")
+    assert "scanned faster than an index would repay" in small["reason"]
+
+    told = http.get("/cluster/memory").json()["result"]["layouts"]
+    assert told["hnsw-sq8"] == {
+        "segments": 1,
+        "points": WORTH_INDEXING,
+        "largest": [{"collection": "indexed", "points": WORTH_INDEXING, "reason": reason}],
+    }
+    assert told["ivf-rabitq"] == {"segments": 0, "points": 0, "largest": []}
+    assert told["exact"]["segments"] >= 12
+    assert told["exact"]["points"] >= sum(range(300, 312))
+    points = [each["points"] for each in told["exact"]["largest"]]
+    assert len(points) == MOST_SEGMENTS
+    assert points == sorted(points, reverse=True)
+    assert {"collection": "small 11", "points": 311, "reason": small["reason"]} in told["exact"]["largest"]
+    for name in sizes:
+        http.delete(f"/collections/{name}")
 
 
 def parse(metrics: str) -> dict[str, float]:

@@ -165,6 +165,7 @@ def test_only_the_keys_of_the_engine_tell_about_all_tenants(
             assert metrics[f'{MEMORY}{{tenant="{tenant}"}}'] == held["used_bytes"]
         assert 0 < report["by_tenant"]["acme"]["used_bytes"] <= report["used_bytes"]
     own = acme.get("/cluster/memory").json()["result"]
+    own.pop("layouts")
     assert own == report["by_tenant"]["acme"]
     refused = acme.get("/metrics")
     assert (refused.status_code, http_error(refused)) == (
@@ -172,6 +173,23 @@ def test_only_the_keys_of_the_engine_tell_about_all_tenants(
         "this call tells about all tenants: it needs the key of whoever runs the engine",
     )
     acme.delete("/collections/told")
+
+
+def test_a_tenant_is_told_how_its_own_segments_are_searched_and_of_no_others(
+    shared: EngineProcess, acme: httpx.Client, globex: httpx.Client, admin: httpx.Client
+) -> None:
+    def told(http: httpx.Client) -> list[tuple[str, int]]:
+        exact = http.get("/cluster/memory").json()["result"]["layouts"]["exact"]
+        return sorted((each["collection"], each["points"]) for each in exact["largest"])
+
+    fill(acme, "sealed", 300)
+    fill(globex, "sealed", 400)
+    shared.wait_until(lambda: len(told(admin)) == 2, "sealed")
+    assert told(admin) == [("acme/sealed", 300), ("globex/sealed", 400)]
+    assert told(acme) == [("sealed", 300)]
+    assert told(globex) == [("sealed", 400)]
+    for http in (acme, globex):
+        http.delete("/collections/sealed")
 
 
 def series(metrics: str) -> set[str]:

@@ -64,6 +64,17 @@ def test_a_reason_of_another_release_is_shown_as_it_is() -> None:
 
 
 LEDGER = {"used_bytes": 52428800, "limit_bytes": 104857600, "by_cache": {"hnsw": 41943040, "query": 10485760}}
+LAYOUTS = {
+    "exact": {
+        "segments": 2,
+        "points": 9100,
+        "largest": [
+            {"collection": "docs", "points": 9000, "reason": "hnsw-sq8 is not built yet"},
+            {"collection": "others", "points": 100, "reason": "100 vectors are scanned faster"},
+        ],
+    },
+    "hnsw-sq8": {"segments": 0, "points": 0, "largest": []},
+}
 
 
 @pytest.mark.parametrize(
@@ -75,11 +86,18 @@ LEDGER = {"used_bytes": 52428800, "limit_bytes": 104857600, "by_cache": {"hnsw":
             ["    caches 50.0 MiB of 100.0 MiB (50%): hnsw 40.0 MiB, query 10.0 MiB"],
         ),
         (
+            {"ready": True, "memory": {"ledger": LEDGER, "layouts": LAYOUTS}},
+            [
+                "    caches 50.0 MiB of 100.0 MiB (50%): hnsw 40.0 MiB, query 10.0 MiB",
+                "    exact: 2 segments with 9100 points; the largest has 9000 of docs: hnsw-sq8 is not built yet",
+            ],
+        ),
+        (
             {"ready": True, "collections": {"count": 60, "shown": {}}},
             ["    collections: 60", "      and 10 more"],
         ),
     ],
-    ids=["trouble", "no process figures", "many collections"],
+    ids=["trouble", "no process figures", "layouts", "many collections"],
 )
 def test_each_pod_is_shown_with_what_is_known_of_it(pod: dict[str, Any], expected: list[str]) -> None:
     found = {
