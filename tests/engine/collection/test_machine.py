@@ -29,6 +29,8 @@ from vectorizer_engine.collection.types import Distance, PointId
 IDS: list[PointId] = [*range(30), *(uuid.UUID(int=number << 64) for number in range(10))]
 ids = st.lists(st.sampled_from(IDS), max_size=12)
 payloads = st.dictionaries(st.sampled_from("abc"), st.integers(0, 3), max_size=2)
+waits = st.booleans()
+"""A write that does not wait is as durable. Nobody else writes here, so it is as visible too."""
 
 
 class CollectionMachine(RuleBasedStateMachine):
@@ -46,37 +48,39 @@ class CollectionMachine(RuleBasedStateMachine):
     def folder(self) -> Path:
         return self.root / str(self.life)
 
-    @rule(batch=st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, 99), payloads), max_size=20))
-    def upsert(self, batch: list[tuple[PointId, int, dict[str, int]]]) -> None:
+    @rule(
+        batch=st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, 99), payloads), max_size=20), wait=waits
+    )
+    def upsert(self, batch: list[tuple[PointId, int, dict[str, int]]], wait: bool) -> None:
         vectors = vectors_of([seed for _, seed, _ in batch])
         self.collection.upsert(
-            [point for point, _, _ in batch], vectors, [payload for _, _, payload in batch]
+            [point for point, _, _ in batch], vectors, [payload for _, _, payload in batch], wait=wait
         )
         for row, (point, _, payload) in enumerate(batch):
             self.model[point] = (vectors[row], payload)
 
-    @rule(points=ids)
-    def delete(self, points: list[PointId]) -> None:
-        self.collection.delete(ids=points)
+    @rule(points=ids, wait=waits)
+    def delete(self, points: list[PointId], wait: bool) -> None:
+        self.collection.delete(ids=points, wait=wait)
         for point in points:
             self.model.pop(point, None)
 
-    @rule(value=st.integers(0, 3))
-    def delete_by_filter(self, value: int) -> None:
-        self.collection.delete(predicate=lambda _, payload: payload.get("a") == value)
+    @rule(value=st.integers(0, 3), wait=waits)
+    def delete_by_filter(self, value: int, wait: bool) -> None:
+        self.collection.delete(predicate=lambda _, payload: payload.get("a") == value, wait=wait)
         self.model = {point: kept for point, kept in self.model.items() if kept[1].get("a") != value}
 
-    @rule(points=ids, payload=payloads)
-    def set_payload(self, points: list[PointId], payload: dict[str, int]) -> None:
+    @rule(points=ids, payload=payloads, wait=waits)
+    def set_payload(self, points: list[PointId], payload: dict[str, int], wait: bool) -> None:
         known = [point for point in points if point in self.model]
-        self.collection.set_payload(payload, ids=known)
+        self.collection.set_payload(payload, ids=known, wait=wait)
         for point in known:
             vector, old = self.model[point]
             self.model[point] = (vector, {**old, **payload})
 
-    @rule(value=st.integers(0, 3))
-    def clear_payload_by_filter(self, value: int) -> None:
-        self.collection.clear_payload(predicate=lambda _, payload: payload.get("b") == value)
+    @rule(value=st.integers(0, 3), wait=waits)
+    def clear_payload_by_filter(self, value: int, wait: bool) -> None:
+        self.collection.clear_payload(predicate=lambda _, payload: payload.get("b") == value, wait=wait)
         for point, (vector, payload) in self.model.items():
             if payload.get("b") == value:
                 self.model[point] = (vector, {})
