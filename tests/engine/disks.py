@@ -53,6 +53,10 @@ class FailingDisk(Files):
             raise
         super().write(descriptor, view, position)
 
+    def truncate(self, descriptor: int, size: int) -> None:
+        self._may_fail("truncate")
+        super().truncate(descriptor, size)
+
     def sync(self, descriptor: int) -> None:
         self._may_fail("sync")
         super().sync(descriptor)
