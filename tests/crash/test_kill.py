@@ -20,9 +20,14 @@ from tests.crash.history import THREADS, History, PassingHistory, Point, Points
 from tests.crash.writer import NAME, PASSING, open_folder, vector
 from tests.engine.children import uncovered
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.filters import compile_filter
 
 KILLS = int(os.environ.get("VECTORIZER_CRASH_KILLS", "30"))
 WRITES_A_KILL = int(os.environ.get("VECTORIZER_CRASH_WRITES", "334"))
+
+MIDDLE = WRITES_A_KILL * KILLS // THREADS // 2
+LATER = compile_filter({"must": [{"key": "number", "range": {"gte": MIDDLE}}]})
+"""A filter that the payload index answers, and that takes some of the points as long as the writers go on."""
 
 
 def write_and_kill(folder: Path, histories: list[History | PassingHistory], rng: random.Random) -> int:
@@ -56,8 +61,10 @@ def read_back(folder: Path) -> tuple[list[Points], list[int] | None]:
         names = {found.name for found in store.collections()}
         assert names <= {NAME, PASSING}
         points: list[Points] = [{} for _ in range(THREADS)]
-        for point, found in contents(collection).items():
+        stored = contents(collection)
+        for point, found in stored.items():
             points[point // 1000][point] = found
+        assert collection.count(LATER) == sum(found.number >= MIDDLE for found in stored.values())
         if PASSING not in names:
             return points, None
         return points, [found.number for found in contents(store.collection(PASSING)).values()]

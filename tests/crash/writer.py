@@ -25,6 +25,7 @@ from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, Distance
 from vectorizer_engine.errors import CollectionNotFound
+from vectorizer_engine.storage.payload_index import FieldType
 
 DIMENSION = 8
 BATCH = 4
@@ -40,7 +41,7 @@ LIMITS = ShardLimits(
     quiet_seconds=0.01,
     quiet_head_points=20,
 )
-"""So small that the process is killed while sealing and merging too."""
+"""So small that the process is killed while sealing, merging and indexing payloads too."""
 
 
 class Kind(Enum):
@@ -80,11 +81,14 @@ def vector(number: int) -> np.ndarray:
 
 
 def open_folder(folder: Path) -> tuple[VectorStore, Collection]:
+    """The store, and the collection that stays: made where it is missing, and with a payload index."""
     store = VectorStore.open(folder, memory=CacheMemoryManager(64 * 2**20), limits=LIMITS)
     try:
-        return store, store.collection(NAME)
+        collection = store.collection(NAME)
     except CollectionNotFound:
-        return store, store.create_collection(NAME, CollectionParams(DIMENSION, Distance.EUCLID))
+        collection = store.create_collection(NAME, CollectionParams(DIMENSION, Distance.EUCLID))
+    collection.create_payload_index("number", FieldType.INTEGER, wait=False)
+    return store, collection
 
 
 def write(collection: Collection, thread: int, start: int) -> None:

@@ -1,0 +1,128 @@
+"""kill -9 while an index is built: of the payloads, and of the vectors. It costs the index, which is built again."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from tests.engine.fixtures import EngineProcess
+
+COUNT = 6000
+"""One head, so one segment, whose index takes long enough to be met by a kill."""
+
+DIMENSION = 32
+BATCH = 2000
+COLLECTION = "/collections/docs"
+
+ROWS = np.random.default_rng(1).standard_normal((COUNT, DIMENSION)).astype(np.float16).astype(np.float32)
+
+# An engine that is killed when the index of a field is written, and has no name yet.
+KILLED_BY_AN_INDEX = """
+import os, signal, sys
+from vectorizer_engine import cli
+from vectorizer_engine.storage.files import Files
+
+rename = Files.rename
+
+def killed(self, source, target):
+    if target.suffix == ".payload-index":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(self, source, target)
+
+Files.rename = killed
+del sys.argv[0]
+cli.main()
+"""
+
+
+def info(http: httpx.Client) -> dict[str, Any]:
+    result: dict[str, Any] = http.get(COLLECTION).raise_for_status().json()["result"]
+    return result
+
+
+def reserved_for_indexes(http: httpx.Client) -> int:
+    """Bytes; from the beginning of a build on."""
+    nbytes: int = http.get("/cluster/memory").json()["result"]["ledger"]["by_cache"]["hnsw"]
+    return nbytes
+
+
+def load(http: httpx.Client) -> None:
+    vectors = {"size": DIMENSION, "distance": "Dot"}
+    http.put(COLLECTION, json={"vectors": vectors}).raise_for_status()
+    for start in range(0, COUNT, BATCH):
+        ids = [*range(start, start + BATCH)]
+        batch = {
+            "ids": ids,
+            "vectors": ROWS[ids].tolist(),
+            "payloads": [{"n": number} for number in ids],
+        }
+        http.put(f"{COLLECTION}/points", json={"batch": batch}).raise_for_status()
+
+
+def count_below(http: httpx.Client, number: int) -> int:
+    body = {"filter": {"must": [{"key": "n", "range": {"lt": number}}]}}
+    count: int = http.post(f"{COLLECTION}/points/count", json=body).json()["result"]["count"]
+    return count
+
+
+def nearest(http: httpx.Client, row: int) -> list[int]:
+    query = {"query": ROWS[row].tolist(), "limit": 1}
+    found = http.post(f"{COLLECTION}/points/query", json=query).raise_for_status().json()["result"]["points"]
+    return [hit["id"] for hit in found]
+
+
+def check(http: httpx.Client) -> None:
+    """Everything is there, and answers are right, whether there is an index again or not."""
+    assert info(http)["points_count"] == COUNT
+    assert info(http)["status"] != "red"
+    assert count_below(http, 4000) == 4000
+    assert [nearest(http, row) for row in range(0, COUNT, 1000)] == [[row] for row in range(0, COUNT, 1000)]
+
+
+def test_a_kill_while_an_index_of_vectors_is_built_loses_nothing_and_it_is_built_again(
+    tmp_path: Path,
+) -> None:
+    engine = EngineProcess(tmp_path, covered=False)
+    try:
+        with engine.start().http() as http:
+            load(http)
+            engine.wait_until(lambda: reserved_for_indexes(http) > 0, "indexing")
+        engine.kill()
+        assert not list(engine.data.rglob("index.hnsw-sq8"))
+
+        with engine.start().http() as http:
+            check(http)
+            engine.wait_until(lambda: info(http)["indexed_vectors_count"] == COUNT, "indexed")
+            check(http)
+    finally:
+        engine.close()
+
+
+def test_a_kill_while_an_index_of_payloads_is_built_loses_nothing_and_it_is_built_again(
+    tmp_path: Path,
+) -> None:
+    engine = EngineProcess(tmp_path, covered=False, run_by=(sys.executable, "-c", KILLED_BY_AN_INDEX))
+    try:
+        with engine.start().http() as http:
+            load(http)
+            engine.wait_until(lambda: bool(info(http)["layouts"]), "sealed")
+            with suppress(httpx.TransportError):  # the end may come before the answer
+                http.put(f"{COLLECTION}/index", json={"field_name": "n", "field_schema": "integer"})
+            assert engine.wait() == -signal.SIGKILL
+        assert list(engine.data.rglob("*.payload-index.part"))
+
+        engine = EngineProcess(tmp_path, covered=False)
+        with engine.start().http() as http:
+            check(http)
+            engine.wait_until(lambda: bool(list(engine.data.rglob("*.payload-index"))), "indexed")
+            check(http)
+            assert info(http)["payload_schema"]["n"]["points"] == COUNT
+        assert not list(engine.data.rglob("*.part"))
+    finally:
+        engine.close()
