@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -296,35 +293,6 @@ def test_a_closed_store_refuses_and_closes_twice(tmp_path: Path) -> None:
         store.create_collection("d", params())
     with pytest.raises(StoreClosed):
         collection.upsert([1], vectors_of([1]), [None])
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def test_a_thousand_idle_collections_cost_no_thread_and_few_descriptors(tmp_path: Path) -> None:
-    memory = CacheMemoryManager(64 * MiB)
-    store = VectorStore.open(tmp_path, memory=memory)
-    threads = threading.active_count()
-    descriptors = open_descriptors()
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(1000):
-        store.create_collection(f"c{number}", params())
-    assert threading.active_count() == threads
-    assert open_descriptors() <= descriptors
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 20 * 1024  # KiB
-    assert len(store.collections()) == 1000
-    store.collection("c500").upsert([1], vectors_of([1]), [None])
-    store.close()
-    assert memory.snapshot().used == 0
-    began = time.monotonic()
-    store = VectorStore.open(tmp_path, memory=memory)
-    assert time.monotonic() - began < 30  # 2 s on an idle machine; a pod may take minutes to start, not hours
-    assert threading.active_count() == threads
-    assert open_descriptors() <= descriptors + 3
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss < 40 * 1024  # KiB
-    assert sum(collection.count() for collection in store.collections()) == 1
-    store.close()
 
 
 def test_an_error_of_the_disk_is_told_from_a_full_one(tmp_path: Path) -> None:
