@@ -42,7 +42,9 @@ kube: venv ## Build the Kubernetes binaries that the tests run against (once, ab
 	@$(BIN)/python -m tests.kube.binaries
 
 bench: venv ## Run the short form of every benchmark
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@failed=; \
+	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || failed+=" $$script"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 crash: export VECTORIZER_CRASH_KILLS ?= 1000
 crash: export VECTORIZER_CRASH_WRITES ?= 900

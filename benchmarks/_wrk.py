@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,14 +37,11 @@ class Load(NamedTuple):
     errors: int
 
 
-def require() -> str:
-    """The path of wrk, or the end of the program with a word on how to get it."""
-    path = shutil.which("wrk")
-    if path is None:
-        sys.exit(
-            "wrk is not on the PATH and generates the load: install it (apt-get install wrk, brew install wrk)"
-        )
-    return path
+HOW_TO_GET_IT = "wrk is not on the PATH and generates the load: apt-get install wrk, or brew install wrk"
+
+
+def is_there() -> bool:
+    return shutil.which("wrk") is not None
 
 
 def post(
@@ -65,7 +61,7 @@ def post(
     table = ", ".join(f'["{name}"] = "{value}"' for name, value in sent.items())
     script = folder / "post.lua"
     script.write_text(_SCRIPT % (lines, slash + path, table))
-    command = [require(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
     printed = subprocess.run(
         [*command, "-s", script, f"http://{server}/"], check=True, capture_output=True, text=True
     ).stdout

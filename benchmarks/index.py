@@ -32,6 +32,7 @@ from vectorizer_engine.storage.files import Files
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 10
 COSINE = Distance.COSINE
+QDRANT_MISSING = "qdrant-edge-py is not installed here: .venv/bin/pip install qdrant-edge-py"
 
 Search = Callable[[Vectors], Offsets]
 """From one query (float32 [1, d]) to offsets, nearest first."""
@@ -42,6 +43,14 @@ class Timed(NamedTuple):
     p50: float
     p99: float
     cpu: float
+
+
+class Measured(NamedTuple):
+    """A way to search: how much of the true answer it finds, and its median time in milliseconds."""
+
+    name: str
+    recall: float
+    p50: float
 
 
 def main() -> None:
@@ -101,13 +110,14 @@ def clock(search: Search, queries: Vectors) -> Timed:
     return Timed(answers, float(np.median(times)) * 1e3, float(np.quantile(times, 0.99)) * 1e3, cpu * 1e3)
 
 
-def report(name: str, timed: Timed, exact: Timed) -> None:
+def report(name: str, timed: Timed, exact: Timed) -> Measured:
     pairs = zip(timed.answers, exact.answers, strict=True)
     recall = np.mean([np.isin(true, found).mean() if len(true) else 1 for found, true in pairs])
     ratio = exact.cpu / timed.cpu if timed.cpu else float("nan")
     print(
         f"{name:28}{recall:9.4f}{timed.p50:8.3f}{timed.p99:8.3f}{timed.cpu:8.3f}{ratio:10.1f} ×", flush=True
     )
+    return Measured(name.strip(), float(recall), timed.p50)
 
 
 def report_build(name: str, seconds: float, cpu: float, file: int, count: int, held: int, kept: int) -> None:
@@ -159,12 +169,14 @@ def measure_masks(search: Callable[[Vectors, Mask], Offsets], vectors: Vectors, 
             report(f"  {share:.0%} allowed, {name}", timed, true)
 
 
-def measure_qdrant(folder: Path, vectors: Vectors, queries: Vectors, exact: Timed) -> None:
+def measure_qdrant(folder: Path, vectors: Vectors, queries: Vectors, exact: Timed) -> list[Measured]:
+    """Qdrant's core with float32 and with int8 vectors, by ef; nothing where it is not installed."""
     if importlib.util.find_spec("qdrant_edge") is None:
-        print("qdrant: skipped, qdrant-edge-py is not installed here")
-        return
+        print(f"qdrant: skipped, {QDRANT_MISSING}")
+        return []
     import qdrant_edge as edge
 
+    measured: list[Measured] = []
     hnsw = edge.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10)
     for name, quantization in (
         ("float32", None),
@@ -199,8 +211,9 @@ def measure_qdrant(folder: Path, vectors: Vectors, queries: Vectors, exact: Time
             def search(_: Vectors, shard: Any = shard, waiting: Any = waiting) -> Offsets:
                 return np.array([hit.id for hit in shard.search(next(waiting))])
 
-            report(f"  ef {ef}", clock(search, queries), exact)
+            measured.append(report(f"  {name} ef {ef}", clock(search, queries), exact))
         shard.close()
+    return measured
 
 
 if __name__ == "__main__":
