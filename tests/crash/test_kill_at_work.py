@@ -1,4 +1,4 @@
-"""kill -9 while an index is built: of the payloads, and of the vectors. It costs the index, which is built again."""
+"""kill -9 before an index that was built has its name: of the payloads, and of the vectors. It is built again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from tests.engine.fixtures import EngineProcess
 
 COUNT = 6000
-"""One head, so one segment, whose index takes long enough to be met by a kill."""
+"""One head, so one segment, of which an index is worth its while."""
 
 DIMENSION = 32
 BATCH = 2000
@@ -22,16 +22,16 @@ COLLECTION = "/collections/docs"
 
 ROWS = np.random.default_rng(1).standard_normal((COUNT, DIMENSION)).astype(np.float16).astype(np.float32)
 
-# An engine that is killed when the index of a field is written, and has no name yet.
+# An engine that is killed when an index is written, and has no name yet; of which kind, its first argument says.
 KILLED_BY_AN_INDEX = """
 import os, signal, sys
 from vectorizer_engine import cli
 from vectorizer_engine.storage.files import Files
 
-rename = Files.rename
+rename, suffix = Files.rename, sys.argv.pop(1)
 
 def killed(self, source, target):
-    if target.suffix == ".payload-index":
+    if target.suffix == suffix:
         os.kill(os.getpid(), signal.SIGKILL)
     rename(self, source, target)
 
@@ -44,12 +44,6 @@ cli.main()
 def info(http: httpx.Client) -> dict[str, Any]:
     result: dict[str, Any] = http.get(COLLECTION).raise_for_status().json()["result"]
     return result
-
-
-def reserved_for_indexes(http: httpx.Client) -> int:
-    """Bytes; from the beginning of a build on."""
-    nbytes: int = http.get("/cluster/memory").json()["result"]["ledger"]["by_cache"]["hnsw"]
-    return nbytes
 
 
 def load(http: httpx.Client) -> None:
@@ -85,21 +79,26 @@ def check(http: httpx.Client) -> None:
     assert [nearest(http, row) for row in range(0, COUNT, 1000)] == [[row] for row in range(0, COUNT, 1000)]
 
 
+def killed_by(tmp_path: Path, suffix: str) -> EngineProcess:
+    return EngineProcess(tmp_path, covered=False, run_by=(sys.executable, "-c", KILLED_BY_AN_INDEX, suffix))
+
+
 def test_a_kill_while_an_index_of_vectors_is_built_loses_nothing_and_it_is_built_again(
     tmp_path: Path,
 ) -> None:
-    engine = EngineProcess(tmp_path, covered=False)
+    engine = killed_by(tmp_path, ".hnsw-sq8")
     try:
         with engine.start().http() as http:
             load(http)
-            engine.wait_until(lambda: reserved_for_indexes(http) > 0, "indexing")
-        engine.kill()
-        assert not list(engine.data.rglob("index.hnsw-sq8"))
+        assert engine.wait() == -signal.SIGKILL
+        assert list(engine.data.rglob("index.hnsw-sq8.unfinished"))
 
+        engine = EngineProcess(tmp_path, covered=False)
         with engine.start().http() as http:
             check(http)
             engine.wait_until(lambda: info(http)["indexed_vectors_count"] == COUNT, "indexed")
             check(http)
+        assert not list(engine.data.rglob("*.unfinished"))
     finally:
         engine.close()
 
@@ -107,7 +106,7 @@ def test_a_kill_while_an_index_of_vectors_is_built_loses_nothing_and_it_is_built
 def test_a_kill_while_an_index_of_payloads_is_built_loses_nothing_and_it_is_built_again(
     tmp_path: Path,
 ) -> None:
-    engine = EngineProcess(tmp_path, covered=False, run_by=(sys.executable, "-c", KILLED_BY_AN_INDEX))
+    engine = killed_by(tmp_path, ".payload-index")
     try:
         with engine.start().http() as http:
             load(http)
