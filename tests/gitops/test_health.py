@@ -2,77 +2,179 @@
 
 import copy
 import random
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.gitops.judges import ArgoCD, kstatus
-from tests.operator.plan.world import World
-from vectorizer_operator.plan.changes import child_changes
+from tests.operator.plan.world import NAME, World
+from vectorizer_operator.plan import with_failure
+from vectorizer_operator.plan.changes import child_changes, secret_changes
 from vectorizer_operator.plan.planner import judge
 from vectorizer_operator.plan.pods import Pod
+from vectorizer_operator.plan.reasons import REASONS
 
-WALKS, STEPS = 40, 30
+WALKS, STEPS = 80, 80
+
+STORE = {"objectStore": {"url": "s3://bucket/demo"}}
 
 EDITS: list[dict[str, Any]] = [
     {"image": "engine:1"},
     {"image": "engine:2"},
     {"image": "engine:broken"},
-    {"replicas": 0},
-    {"replicas": 1},
     {"cluster": {"maxCacheMemory": "64Mi"}},
     {"cluster": {"maxCacheMemory": "2Gi"}},
     {"cluster": None},
-    {"storage": {"size": "10Gi"}},
-    {"storage": {"size": "20Gi"}},
-    {"storage": {"type": "memory"}},
+    {"resources": {"limits": {"memory": "1Mi"}}},
+    {"resources": {"limits": {"memory": "4Gi"}}},
+    {"resources": None},
     {"networkPolicy": {"enabled": False}},
+    {"networkPolicy": None},
+    {"fileWatcher": {"enabled": True}},
+    {"fileWatcher": None},
     {"paused": True},
     {"paused": None},
     {"unheard": 1},
     {"unheard": None},
+    *({"replicas": replicas} for replicas in range(5)),
+]
+
+STORAGES: list[dict[str, Any]] = [
+    {"size": "10Gi"},
+    {"size": "20Gi"},
+    {"size": "20Gi", "type": "memory"},
+    {"size": "20Gi", "storageClassName": "fast"},
 ]
 
 
 def is_as_wished(world: World) -> bool:
-    """The truth, from the objects alone: children as rendered, and every pod of the newest template answering."""
-    judged = judge(world.observed(), default_image=world.default_image)
+    """The truth, from the objects alone: children as rendered, every pod of the newest template answering, and every
+    shard where it belongs."""
+    observed = world.observed()
+    judged = judge(observed, default_image=world.default_image)
     live = world.stateful_set
-    if judged.block is not None or live is None or list(child_changes(world.observed(), judged.desired)):
+    if judged.block is not None or judged.cluster is None or live is None:
+        return False
+    if [*child_changes(observed, judged.desired), *secret_changes(observed, judged.cluster)]:
         return False
     pods = [Pod(pod) for pod in world.pods.values()]
     newest = live.get("status", {}).get("updateRevision")
-    return len(pods) == live["spec"]["replicas"] and all(pod.ready and pod.revision == newest for pod in pods)
+    all_answer = all(pod.ready and pod.revision == newest for pod in pods)
+    return len(pods) == live["spec"]["replicas"] and all_answer and every_shard_is_served(world)
 
 
-def walk(seed: int) -> tuple[list[tuple[dict[str, Any], bool]], World]:
-    """Every state of a cluster, with the truth about it, while users edit it and everybody takes turns at random."""
-    choose = random.Random(seed)
-    world = World(image="engine:1")
-    world.broken_images.add("engine:broken")
-    seen = []
-    for _ in range(STEPS):
-        turn = choose.choice([world.operate, world.operate, world.control, world.run_pods, None])
-        if turn is None:
-            world.edit(**choose.choice(EDITS))
-        else:
-            turn()
-        seen.append((copy.deepcopy(world.cluster), is_as_wished(world)))
-    return seen, world
+def every_shard_is_served(world: World) -> bool:
+    """Whether the engines that share a store agree on who they are, and none waits for a shard or has one too many."""
+    if not world.has_store:
+        return True
+    engines = [world.answer_of(name) for name in world.pods]
+    return all(
+        engine is not None
+        and engine.version == engines[0].version
+        and {member.name for member in engine.members} == set(world.pods)
+        and not engine.waiting
+        and not engine.leaving
+        for engine in engines
+    )
+
+
+class Walk:
+    """A cluster that users edit and others get in the way of, while everybody takes turns at random.
+
+    `states` are all that a watch would show, each another one than that before, with the truth at that moment.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.choose = random.Random(seed)
+        self.storage = STORE if seed % 2 else {}
+        self.world = World(image="engine:1", replicas=3 if seed % 2 else 1, storage=self.storage)
+        self.world.broken_images.add("engine:broken")
+        self.states: list[tuple[dict[str, Any], bool]] = []
+
+    def go(self) -> None:
+        world = self.world
+        turns: list[tuple[Callable[[], object], int]] = [
+            (world.operate, 30),
+            (world.control, 25),
+            (world.run_pods, 15),
+            (world.open_shards, 15),
+            (self.edit, 12),
+            (self.refuse, 3),
+            (self.freeze_or_thaw, 2),
+            (self.take_or_free_a_name, 3),
+            (world.wait_past_the_deadline, 3),
+        ]
+        works, weights = zip(*turns, strict=True)
+        for work in self.choose.choices(works, weights, k=STEPS):
+            work()
+            world.now += timedelta(seconds=1)
+            if not self.states or world.cluster != self.states[-1][0]:
+                self.states.append((copy.deepcopy(world.cluster), is_as_wished(world)))
+
+    def come_to_rest(self) -> None:
+        """Nobody gets in the way any more, but for what only a person takes away."""
+        if self.holder() == "VectorizerCluster":
+            self.take_or_free_a_name()
+        self.world.settle(200)
+        self.world.wait_past_the_deadline()
+        self.world.settle(200)
+
+    def edit(self) -> None:
+        spec = self.choose.choice(EDITS)
+        if self.choose.random() < 0.25:
+            other_place = self.choose.random() < 0.1
+            store = ({} if self.storage else STORE) if other_place else self.storage
+            spec = {"storage": {**store, **self.choose.choice(STORAGES)}}
+        self.world.edit(**spec)
+
+    def refuse(self) -> None:
+        """A round of the operator in which the API server takes none of its changes."""
+        planned = self.world.look()
+        if planned.actions:
+            observed, now = self.world.observed(), self.world.now
+            planned = with_failure(planned, observed, message="exceeded quota", now=now)
+        self.world.cluster["status"] = copy.deepcopy(planned.status)
+
+    def freeze_or_thaw(self) -> None:
+        """A pod ceases to answer, or all of them do so again."""
+        if self.world.frozen:
+            self.world.frozen.clear()
+        elif self.world.pods:
+            self.world.frozen.add(self.choose.choice(sorted(self.world.pods)))
+
+    def holder(self) -> str | None:
+        """Whose the client Service is, if not the cluster's."""
+        service = self.world.children.get(("Service", NAME), {"metadata": {"uid": "ours"}})
+        if not service["metadata"]["uid"].startswith("other-"):
+            return None
+        kind: str = service["metadata"]["ownerReferences"][0]["kind"]
+        return kind
+
+    def take_or_free_a_name(self) -> None:
+        """An object of a stranger's, or of a deleted cluster of the same name, has the name of a child."""
+        key = ("Service", NAME)
+        if self.holder():
+            del self.world.children[key]
+            return
+        kind = self.choose.choice(["VectorizerCluster", "Deployment"])
+        owner = {"kind": kind, "name": NAME, "uid": "other-1", "controller": True}
+        self.world.children[key] = {
+            "kind": "Service",
+            "metadata": {"name": NAME, "uid": "other-2", "ownerReferences": [owner]},
+        }
 
 
 def test_kstatus_over_a_thousand_transitions_is_never_current_early_and_comes_to_an_end() -> None:
     argo_cd = ArgoCD()
-    states: list[tuple[dict[str, Any], bool]] = []
-    ends: list[World] = []
-    for seed in range(WALKS):
-        seen, world = walk(seed)
-        states += seen
-        world.settle()
-        world.wait_past_the_deadline()
-        world.settle()
-        ends.append(world)
-    assert len(states) >= 1000
+    walks = [Walk(seed) for seed in range(WALKS)]
+    for each in walks:
+        each.go()
+    states = [state for each in walks for state in each.states]
+    assert len(states) - WALKS >= 1000
+    conditions = [each for cluster, _ in states for each in cluster["status"].get("conditions", ())]
+    assert {each["reason"] for each in conditions} == set(REASONS)
     verdicts = kstatus([cluster for cluster, _ in states])
     early = [c for (c, true), said in zip(states, verdicts, strict=True) if said == "Current" and not true]
     assert early == []
@@ -81,12 +183,11 @@ def test_kstatus_over_a_thousand_transitions_is_never_current_early_and_comes_to
         health, _ = argo_cd(cluster)
         paused = bool(cluster["spec"].get("paused"))
         assert health in AGREE[said] or (paused and health == "Suspended"), (said, health, cluster)
-    for world, said in zip(ends, kstatus([world.cluster for world in ends]), strict=True):
-        paused = bool(world.cluster["spec"].get("paused"))
-        if is_as_wished(world):
-            assert said == "Current"
-        elif not paused:
-            assert said == "Failed", world.cluster["status"]
+
+    for each in walks:
+        each.come_to_rest()
+    for each, said in zip(walks, kstatus([each.world.cluster for each in walks]), strict=True):
+        assert said == ("Current" if is_as_wished(each.world) else "Failed"), each.world.cluster
 
 
 AGREE = {"Current": {"Healthy"}, "InProgress": {"Progressing"}, "Failed": {"Degraded"}}
@@ -128,9 +229,23 @@ def breaking_a_rule() -> World:
     return world
 
 
+def refused() -> World:
+    world = edited()
+    failed = with_failure(world.look(), world.observed(), message="exceeded quota", now=world.now)
+    world.cluster["status"] = failed.status
+    return world
+
+
 def paused() -> World:
     world = ready()
     world.edit(paused=True)
+    world.operate()
+    return world
+
+
+def held_back() -> World:
+    world = paused()
+    world.edit(image="engine:2")
     world.operate()
     return world
 
@@ -151,8 +266,10 @@ def stopped() -> World:
         (edited, "Progressing", "InProgress", "the operator has not looked at the newest spec yet"),
         (rolling, "Progressing", "InProgress", "apply StatefulSet demo"),
         (breaking_a_rule, "Degraded", "Failed", "MmapStorageRequired: CLUSTER_001"),
+        (refused, "Degraded", "Failed", "ActionRefused: exceeded quota"),
         (World.stuck, "Degraded", "Failed", "PodNotReady: pod demo-0 waits: ImagePullBackOff"),
         (paused, "Suspended", "Current", "spec.paused is true"),
+        (held_back, "Suspended", "Failed", "to be done when it is false: apply StatefulSet demo"),
         (stopped, "Healthy", "Current", "0 of 0 pods"),
     ],
 )

@@ -86,8 +86,10 @@ def with_failure(planned: Plan, observed: Observed, *, message: str, now: dateti
     verdicts = {
         ConditionType(condition["type"]): _verdict(condition) for condition in planned.status["conditions"]
     }
-    verdicts[ConditionType.READY] = (False, "ActionRefused", message[:_MESSAGE_LIMIT])
-    verdicts[ConditionType.STALLED] = (True, "ActionRefused", message[:_MESSAGE_LIMIT])
+    refused = ("ActionRefused", message[:_MESSAGE_LIMIT])
+    verdicts[ConditionType.READY] = (False, *refused)
+    verdicts[ConditionType.RECONCILING] = (False, *refused)
+    verdicts[ConditionType.STALLED] = (True, *refused)
     before = observed.cluster.get("status") or {}
     generation = planned.status["observedGeneration"]
     made = conditions(verdicts, before=before, generation=generation, now=now)
@@ -168,7 +170,10 @@ def _progress(
         done: Verdict = (False, "Paused", "spec.paused is true: nothing is changed")
         if pending:
             message = f"spec.paused is true; to be done when it is false: {_join(pending)}"
-            return _Progress((False, "Paused", message), done, done, min(soon, default=None))
+            # Only a person gets it going again, and who waits for it is told now rather than never.
+            return _Progress(
+                (False, "Paused", message), done, (True, "Paused", message), min(soon, default=None)
+            )
         if not waiting:
             return _Progress((True, "Paused", "spec.paused is true, and nothing is to be done"), done, done)
     if not pending and not waiting:

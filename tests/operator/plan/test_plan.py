@@ -276,6 +276,7 @@ def test_a_refused_action_stalls_the_cluster_and_is_quoted(world: World) -> None
         world.cluster["status"] = failed.status
         stalled = world.condition("Stalled")
         assert (stalled["status"], stalled["reason"]) == ("True", "ActionRefused")
+        assert world.condition("Reconciling")["status"] == "False"
         assert "exceeded quota" in world.condition("Ready")["message"]
         world.now += timedelta(minutes=1)
     first = world.now - timedelta(minutes=2)

@@ -70,9 +70,11 @@ def test_paused_changes_nothing_and_says_what_is_to_be_done(world: World) -> Non
     assert (ready["status"], ready["reason"]) == ("False", "Paused")
     assert "apply StatefulSet demo" in ready["message"]
     assert world.condition("Reconciling")["status"] == "False"
+    assert world.condition("Stalled")["status"] == "True"
     world.edit(paused=False)
     world.settle()
     assert world.condition("Ready")["status"] == "True"
+    assert world.condition("Stalled")["status"] == "False"
     assert world.pods["demo-0"]["spec"]["containers"][0]["image"] == "engine:2"
 
 
