@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.engine.children import uncovered
 from tests.engine.collection.test_collection import settled, wait_until
+from tests.engine.fixtures import VECTORIZER
 from tests.engine.migration.standalone import (
     CONFIG,
     Standalone,
@@ -37,8 +41,7 @@ DATA = Path(__file__).parents[3] / "examples" / "data" / "packages.f16.npy"
 
 
 def example_vectors() -> np.ndarray:
-    """As many as there are, of which some dimensions are enough."""
-    return np.ascontiguousarray(np.load(DATA)[:, :64], np.float32)
+    return np.load(DATA).astype(np.float32)
 
 
 @pytest.fixture
@@ -76,31 +79,52 @@ def found(standalone: Standalone, copy: Path) -> list[Any]:
     return result
 
 
+class Command(subprocess.Popen[bytes]):
+    """The command itself, to be waited for as a process of `multiprocessing` is."""
+
+    def join(self, seconds: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(seconds)
+
+    def is_alive(self) -> bool:
+        return self.poll() is None
+
+
 def test_killed_20_times_it_is_finished_and_undone_byte_for_byte(
     packages: Standalone, tmp_path: Path
 ) -> None:
+    """Every fifth time it is the command; else its function in a process that starts at once, without fsync."""
     before = packages.content()
     expected = found(packages, tmp_path / "before")
     rng = random.Random(7)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([run_without_fsync.__module__])
 
-    def start(rollback: bool) -> Any:
+    def start(rollback: bool, as_command: bool) -> Any:
+        if as_command:
+            arguments = ["--migrate-to-cluster", "--config", packages.config, *["--rollback"] * rollback]
+            return Command([VECTORIZER, *arguments], stdout=subprocess.DEVNULL, env=uncovered())
         options = Options(config=packages.config, rollback=rollback, json_output=True)
         process = context.Process(target=run_without_fsync, args=(options,))
         process.start()
         return process
 
-    began = time.monotonic()
-    process = start(rollback=False)
-    process.join()
-    lasts = time.monotonic() - began
-    assert packages.storages()["indexed"] is StorageType.MMAP
+    def lasts(as_command: bool) -> float:
+        began = time.monotonic()
+        start(False, as_command).join()
+        assert packages.storages()["indexed"] is StorageType.MMAP
+        return time.monotonic() - began
+
+    function_lasts = lasts(as_command=False)
+    assert run(Options(config=packages.config, rollback=True)) == 0
+    command_starts = lasts(as_command=True) - function_lasts
     killed = 0
     rollback = True
     while killed < KILLS:
-        process = start(rollback)
-        process.join(rng.uniform(0, lasts / 8 if rollback else lasts))
+        as_command = killed % 5 == 4
+        process = start(rollback, as_command)
+        works = rng.uniform(0, function_lasts / 8 if rollback else function_lasts)
+        process.join(command_starts + works if as_command else works)
         if process.is_alive():
             process.kill()
             process.join()

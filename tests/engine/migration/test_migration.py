@@ -9,17 +9,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from tests.engine.collection.model import assert_same, everything, vectors_of
+from tests.engine.fixtures import running_engine
 from tests.engine.migration.standalone import Standalone, fill, open_store
 from vectorizer_engine.cli import main
+from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.data_folder import take_lock
 from vectorizer_engine.collection.types import CollectionParams, Distance, StorageType
 from vectorizer_engine.config import parse_config, read_config
 from vectorizer_engine.errors import StoreLocked
-from vectorizer_engine.migration import command
+from vectorizer_engine.migration import command, verify
+from vectorizer_engine.migration.image import OnBytes
 
 MAPPED = dict.fromkeys(("large", "small", "mapped"), StorageType.MMAP)
 
@@ -193,15 +197,17 @@ def test_a_configuration_that_is_a_clusters_already_is_not_touched(standalone: S
     assert standalone.storages()["large"] is StorageType.MEMORY
 
 
-def test_a_folder_in_use_is_left_alone(standalone: Standalone) -> None:
-    store = open_store(standalone.data)
-    before = standalone.config.read_bytes()
-    for options in ([], ["--dry-run"], ["--rollback"]):
-        refused = standalone.migrate(*options)
-        assert refused.exit_code == 1
-        assert "in use by another process" in refused.stderr
-    store.close()
-    assert standalone.config.read_bytes() == before
+def test_a_folder_that_an_engine_serves_is_left_alone(standalone: Standalone) -> None:
+    with running_engine(standalone.folder, {"storage": {"type": "memory"}}) as engine:
+        before = standalone.content()
+        for options in ([], ["--dry-run"], ["--rollback"]):
+            refused = standalone.migrate(*options)
+            assert refused.exit_code == 1
+            assert "in use by another process" in refused.stderr
+        assert standalone.content() == before
+        with engine.http() as http:
+            assert http.get("/collections/large").json()["result"]["points_count"] == 297
+    assert standalone.migrate().exit_code == 0
 
 
 def test_a_watcher_and_a_large_cache_are_settings_of_standalone_mode(standalone: Standalone) -> None:
@@ -294,17 +300,29 @@ def test_damage_that_shows_in_the_check_leaves_the_collection_as_it_was(standalo
     assert standalone.content() == before
 
 
+@pytest.mark.parametrize(
+    ("another", "named"),
+    [
+        ({"points": 296}, "points"),
+        ({"checksum": "another"}, "checksum over all points"),
+        ({"answers": [[(1, 0.5)]]}, "nearest 10 of 100 stored vectors"),
+    ],
+    ids=["count", "checksum", "nearest"],
+)
 def test_a_collection_that_gives_something_else_is_not_converted(
-    standalone: Standalone, monkeypatch: pytest.MonkeyPatch
+    standalone: Standalone, monkeypatch: pytest.MonkeyPatch, another: dict[str, Any], named: str
 ) -> None:
-    checksums = iter(["one", "another"])
-    monkeypatch.setattr(
-        "vectorizer_engine.migration.verify.hashlib.blake2b",
-        lambda **_: SimpleNamespace(update=lambda _: None, hexdigest=lambda: next(checksums)),
-    )
+    read = verify._read
+
+    def reads(collection: Collection, on_bytes: OnBytes) -> Any:
+        contents = read(collection, on_bytes)
+        from_files = collection.params.storage is StorageType.MMAP
+        return msgspec.structs.replace(contents, **another) if from_files else contents
+
+    monkeypatch.setattr(verify, "_read", reads)
     failed = standalone.migrate()
     assert failed.exit_code == 1
-    assert "'large': its checksum over all points differ between memory and mmap storage" in failed.stderr
+    assert f"'large': its {named} differ between memory and mmap storage" in failed.stderr
     assert standalone.storages()["large"] is StorageType.MEMORY
 
 

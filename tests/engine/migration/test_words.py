@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -32,8 +33,12 @@ def test_a_terminal_gets_a_bar_with_bytes_and_the_time_left(monkeypatch: pytest.
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", terminal)
+    now = 0.0
+    monkeypatch.setattr("click._termui_impl.time.time", lambda: now)
     with Progress(4000) as progress:
-        progress.advance(2000)
-        progress.advance(2000)
+        now = 10.0
+        progress.advance(1000)
+        progress.advance(3000)
     assert "migrating" in terminal.getvalue()
+    assert re.search(r"25% +00:00:30 +1\.0 KB of 4\.0 KB", terminal.getvalue())
     assert "4.0 KB of 4.0 KB" in terminal.getvalue()
