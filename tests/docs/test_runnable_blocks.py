@@ -1,5 +1,5 @@
 """Every shell block of README and CLUSTER_SETUP is run as its reader would run it, or says why it is not. Of OPERATIONS
-those are run that say so.
+those are run that say so; `tests/e2e/test_migration.py` runs those of MIGRATION.
 
 The comment in the line before a block says how: `<!-- run: local -->` on this machine, `<!-- run: kubernetes -->` on a
 cluster, and `<!-- not run: REASON -->`. `run: kubernetes, as: COMMAND` runs COMMAND in its place, for what the test's
@@ -58,11 +58,16 @@ def run(page: str, place: str, folder: Path, **environment: str) -> str:
     """Run the blocks of *page* for *place* in one shell; what they printed."""
     scripts = [block.script(place) for block in blocks(page)]
     assert any(scripts)
+    return shell("\n".join(scripts), folder, **environment)
+
+
+def shell(script: str, folder: Path, *, cwd: Path = ROOT, **environment: str) -> str:
+    """Run *script* with our commands, kubectl and helm, and a home in *folder*; what it printed."""
     programs = [Path(sys.executable).parent, *(binaries.find(tool).parent for tool in ("kubectl", "helm"))]
     (folder / "home").mkdir(exist_ok=True)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(scripts)],
-        cwd=ROOT,
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
         env={
             **os.environ,
             "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),

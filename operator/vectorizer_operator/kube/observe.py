@@ -66,12 +66,15 @@ async def observe(
     if cluster is None:
         return None
     found = {(ref.kind, ref.name): child for ref, child in zip(refs, children, strict=True) if child}
-    pods, claims = ([each] if each and _is_of(each, name) else [] for each in (pod, claim))
+    pods = [pod] if pod and _is_of(pod, name) else []
+    # By its name alone: one that was there before the cluster, as a restored one, has no label of ours.
+    claims = [claim] if claim else []
     if _may_have_more_pods(cluster, found.get((STATEFUL_SETS.kind, name), {})):
         selector = f"{CLUSTER_LABEL}={name}"
-        pods, claims = await concurrently(
+        pods, labelled = await concurrently(
             client.list(resource, namespace=namespace, label_selector=selector) for resource in (PODS, CLAIMS)
         )
+        claims = [*(each for each in claims if not _is_of(each, name)), *labelled]
     observed = Observed(cluster=cluster, children=found, pods=pods, pvcs=claims)
     if engines is None or value_at(cluster, OBJECT_STORE_PATH) is None:
         return observed

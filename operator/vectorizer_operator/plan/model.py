@@ -32,8 +32,8 @@ class Observed:
     """The live state of one cluster.
 
     `children` holds what exists of `manifests.child_refs`, read by name, by (kind, name); `pods` and `pvcs` are those
-    labelled with the cluster's name, terminating ones included. `engines` is there where the pods share a store: by the
-    pod's name what its engine says, None where it does not answer.
+    labelled with the cluster's name, terminating ones included, and the first pod's claim in any case. `engines` is
+    there where the pods share a store: by the pod's name what its engine says, None where it does not answer.
     """
 
     cluster: Object
