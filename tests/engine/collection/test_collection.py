@@ -47,7 +47,7 @@ def make(path: Path, **options: object) -> tuple[VectorStore, Collection]:
     return store, store.create_collection("c", params())
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "did not come in time"
