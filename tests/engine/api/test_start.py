@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from tests.engine.fixtures import VECTORIZER, StartEngine
 from vectorizer_engine.api.server import warn_of_skipped_validation
+from vectorizer_engine.config import Config
 from vectorizer_engine.metrics import Metrics
 
 GOOD = {"cluster": {"enabled": True, "max_cache_memory_bytes": "256Mi"}}
@@ -134,13 +136,20 @@ def test_check_config_prints_violations_and_warnings_as_text(tmp_path: Path) -> 
     assert "is valid" in ended.stdout
 
 
+def errors_in(log: str) -> list[str]:
+    """All lines but those of the level INFO, which the settings have."""
+    return [line for line in log.splitlines() if " INFO " not in line]
+
+
 def test_a_taken_port_exits_with_one_clear_line(make_engine: StartEngine) -> None:
     engine = make_engine()
     with socket.create_server(("127.0.0.1", engine.port)):
         engine.launch()
         status = engine.wait()
     assert status == 1
-    assert f"cannot listen on 127.0.0.1:{engine.port}: Address already in use" in engine.log
+    [error] = errors_in(engine.log)
+    assert error.startswith(f"error: cannot listen on 127.0.0.1:{engine.port}: Address already in use")
+    assert error.endswith(": another process uses the port: stop it or set server.port")
 
 
 def test_an_address_of_another_machine_is_refused_with_a_hint(make_engine: StartEngine) -> None:
@@ -155,8 +164,8 @@ def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path, make_engin
     engine = make_engine({"storage": {"path": str(tmp_path / "file" / "data")}})
     engine.launch()
     assert engine.wait() == 1
-    assert str(tmp_path / "file" / "data") in engine.log
-    assert "Traceback" not in engine.log
+    [error] = errors_in(engine.log)
+    assert f"cannot use the data folder {tmp_path}/file/data: Not a directory" in error
 
 
 def test_a_locked_data_folder_is_refused(make_engine: StartEngine) -> None:
@@ -201,6 +210,10 @@ def test_every_setting_is_logged_at_start_and_secrets_are_not(make_engine: Start
         "auth.api_key = ",
     ):
         assert line in engine.log
+    logged = re.findall(r"^\S+ INFO +vectorizer_engine:   (\S+) = ", engine.log, re.MULTILINE)
+    assert sorted(logged) == sorted(
+        f"{section}.{setting}" for section, fields in Config().model_dump().items() for setting in fields
+    )
     assert "very-secret" not in engine.log
 
 
