@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from _machine import describe
@@ -24,46 +25,70 @@ GOAL_SECONDS = 1.0
 VECTORIZER = Path(sys.executable).with_name("vectorizer")
 
 
-def broken_rules(folder: Path) -> dict[str, object]:
+Settings = dict[str, dict[str, object]]
+
+
+class Case(NamedTuple):
+    """A start that is refused: *settings* makes what is wrong in a folder, and *said* and *status* are the answer.
+
+    Settings that are None are a configuration that is not there.
+    """
+
+    settings: Callable[[Path], Settings | None]
+    said: str
+    status: int = 1
+
+
+def broken_rules(folder: Path) -> Settings:
     return {"cluster": {"enabled": True, "max_cache_memory_bytes": "2Gi"}}
 
 
-def impossible_folder(folder: Path) -> dict[str, object]:
+def missing_configuration(folder: Path) -> None:
+    return None
+
+
+def impossible_folder(folder: Path) -> Settings:
     (folder / "file").touch()
     return {"storage": {"path": str(folder / "file" / "data")}}
 
 
-def newer_format(folder: Path) -> dict[str, object]:
+def newer_format(folder: Path) -> Settings:
     (folder / "FORMAT").write_text("vectorizer-storage 99\n")
     return {"storage": {"path": str(folder)}}
 
 
-CASES: dict[str, Callable[[Path], dict[str, object]]] = {
-    "CLUSTER_003": broken_rules,
-    "Not a directory": impossible_folder,
-    "has format 99": newer_format,
-}
-"""By what the engine must say."""
+def taken_port(folder: Path) -> Settings:
+    """By whoever measures."""
+    return {"storage": {"path": str(folder / "data")}}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+CASES = (
+    Case(broken_rules, "CLUSTER_003"),
+    Case(missing_configuration, "No such file or directory", status=2),
+    Case(impossible_folder, "Not a directory"),
+    Case(newer_format, "has format 99"),
+    Case(taken_port, "Address already in use"),
+)
 
 
-def measure(case: Callable[[Path], dict[str, object]], said: str, runs: int) -> dict[str, float]:
+def measure(case: Case, runs: int) -> dict[str, float]:
     wall, processor = [], []
     for _ in range(runs):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
             config = Path(folder) / "config.yml"
-            config.write_text(yaml.safe_dump(case(Path(folder)) | {"server": {"port": free_port()}}))
+            settings = case.settings(Path(folder))
+            if settings is not None:
+                port = taken.getsockname()[1]
+                if case.settings is not taken_port:
+                    taken.close()
+                config.write_text(yaml.safe_dump(settings | {"server": {"port": port}}))
             before, began = os.times(), time.perf_counter()
             ended = subprocess.run(
                 [VECTORIZER, "serve", "--config", str(config)], capture_output=True, text=True
             )
             wall.append(time.perf_counter() - began)
             after = os.times()
-            assert ended.returncode == 1 and said in ended.stderr, ended.stderr
+            assert ended.returncode == case.status and case.said in ended.stderr, ended.stderr
             processor.append(
                 after.children_user + after.children_system - before.children_user - before.children_system
             )
@@ -83,7 +108,7 @@ def main() -> None:
             {
                 "machine": describe(),
                 "goal_seconds": GOAL_SECONDS,
-                **{case.__name__: measure(case, said, runs) for said, case in CASES.items()},
+                **{case.settings.__name__: measure(case, runs) for case in CASES},
             },
             indent=2,
         )
