@@ -1,8 +1,12 @@
-"""A volume that is really full: writes get 507, reads go on, and freed space is used without a restart."""
+"""A full disk: writes get 507, reads go on, and freed space is used without a restart.
+
+The first test tells the engine so and runs everywhere; the others fill a real volume, which not every user may mount.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +14,64 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engine.fixtures import EngineProcess
+from tests.engine.fixtures import EngineProcess, StartEngine
 
 VOLUME_BYTES = 48 * 1024**2
 SPARE_BYTES = 1024**2
 HEAD_POINTS = 16_384
 BATCH = 1024
 TEXT = "x" * 500
+
+
+# An engine whose every write is refused while the file that its first argument names is there.
+ON_A_DISK_THAT_FILLS_UP = """
+import errno, os, sys
+from vectorizer_engine import cli
+from vectorizer_engine.storage.files import Files
+
+full = sys.argv[1]
+write = Files.write
+
+def refused(self, descriptor, data, position):
+    if os.path.exists(full):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write(self, descriptor, data, position)
+
+Files.write = refused
+del sys.argv[:2]
+cli.main()
+"""
+
+
+def test_a_disk_that_says_it_is_full_refuses_writes_and_no_reads_until_it_no_longer_does(
+    make_engine: StartEngine, tmp_path: Path
+) -> None:
+    full = tmp_path / "full"
+    engine = make_engine(run_by=(sys.executable, "-c", ON_A_DISK_THAT_FILLS_UP, str(full)))
+    with engine.start().http() as http:
+        http.put("/collections/c", json={"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
+        upsert(http, 0, 10).raise_for_status()
+        full.touch()
+        for refused in (
+            upsert(http, 5, 10),
+            http.post("/collections/c/points/delete", json={"points": [1]}),
+            http.put("/collections/d", json={"vectors": {"size": 4, "distance": "Dot"}}),
+        ):
+            assert refused.status_code == 507
+            assert "the disk is full" in refused.json()["status"]["error"]
+        assert 'vectorizer_write_failures_total{status="507"} 3.0' in http.get("/metrics").text
+        assert count(http) == 10
+        assert nearest(http) == 9
+        assert http.get("/readyz").is_success
+
+        full.unlink()
+        upsert(http, 5, 10).raise_for_status()
+        assert count(http) == 15
+    engine.kill()
+    with engine.start().http() as http:
+        assert count(http) == 15
+        assert nearest(http) == 14
+        assert [each["name"] for each in http.get("/collections").json()["result"]["collections"]] == ["c"]
 
 
 class Volume:
@@ -87,6 +142,14 @@ def count(http: httpx.Client) -> int:
     return found
 
 
+def nearest(http: httpx.Client) -> int:
+    """The point with the largest number."""
+    query = {"query": [1, 0, 0, 0], "limit": 1}
+    [best] = http.post("/collections/c/points/query", json=query).json()["result"]["points"]
+    found: int = best["id"]
+    return found
+
+
 def test_a_full_volume_refuses_writes_and_no_reads_until_space_is_freed(
     engine: EngineProcess, volume: Volume
 ) -> None:
@@ -109,9 +172,7 @@ def test_a_full_volume_refuses_writes_and_no_reads_until_space_is_freed(
         assert written >= HEAD_POINTS
         engine.wait_until(lambda: "cannot seal a segment" in engine.log, "sealing")
         assert count(http) == written
-        query = {"query": [1, 0, 0, 0], "limit": 1}
-        [best] = http.post("/collections/c/points/query", json=query).json()["result"]["points"]
-        assert best["id"] == written - 1
+        assert nearest(http) == written - 1
         assert http.get("/readyz").is_success
 
         volume.run("rm filler")
