@@ -145,6 +145,16 @@ def test_why_of_a_cluster_that_is_as_wished_says_so(live: Installation, run: Run
     assert json.loads(run("why", NAME, "-o", "json").stdout) == []
 
 
+def test_kubectl_get_shows_a_cluster_in_the_columns_of_its_schema(live: Installation) -> None:
+    eventually(lambda: is_ready(live.get("vzc", NAME)), seconds=60)
+    header, row = live.kubectl("get", "vzc", NAME).splitlines()
+    assert header.split() == ["NAME", "READY", "REPLICAS", "CACHE", "VERSION", "AGE"]
+    spec, status = (live.get("vzc", NAME)[part] for part in ("spec", "status"))
+    *shown, age = row.split()
+    assert shown == [NAME, "True", "1", spec["cluster"]["maxCacheMemory"], status["currentVersion"]]
+    assert re.fullmatch(r"(\d+[smh])+", age)
+
+
 def test_status_shows_conditions_and_pods_and_why_an_engine_was_not_asked(
     live: Installation, run: Run
 ) -> None:
