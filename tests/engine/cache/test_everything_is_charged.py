@@ -1,7 +1,7 @@
 """No code path holds heap data that grows without the ledger: every growing container of the engine is in a table.
 
-The sources are searched for classes that keep a list, a dictionary and the like, and for caches on functions. What
-is found has to be in `HELD` with what charges it, or in `BOUNDED` with what keeps it from growing with the data.
+The sources are searched for classes that keep a list, a dictionary, an array and the like, and for caches on functions.
+What is found has to be in `HELD` with what charges it, or in `BOUNDED` with what keeps it from growing with the data.
 A new one fails here until somebody has decided which it is.
 """
 
@@ -30,6 +30,13 @@ GROWING = {
     "dict", "list", "set",
 }  # fmt: skip
 
+ARRAY_MAKERS = {
+    "BitMap", "BytesIO", "arange", "asarray", "ascontiguousarray", "concatenate", "empty", "frombuffer", "fromiter",
+    "full", "memmap", "mmap", "ones", "packbits", "stack", "tobytes", "zeros",
+}  # fmt: skip
+ARRAYS = {"Array", "BitMap", "Mask", "NDArray", "Offsets", "Vectors", "ndarray"}
+"""How annotations call them. Byte strings are not among them: there are dozens, nearly all parts of messages."""
+
 HELD = {
     "cache.advanced_cache._Block": CacheType.QUERY,
     "cache.advanced_cache.AdvancedCache._places": CacheType.QUERY,
@@ -37,6 +44,7 @@ HELD = {
     "storage.head.Head._offsets": CacheType.METADATA,
     "storage.head.Head._payload_ends": CacheType.METADATA,
     "storage.head.Head._versions": CacheType.METADATA,
+    "storage.live.LiveMask.bits": CacheType.METADATA,
     "storage.payload_index_writer.TermWriter._run": CacheType.METADATA,
     "storage.payload_index_writer.ColumnWriter._rows": CacheType.METADATA,
     "storage.payload_index_writer.ColumnWriter._values": CacheType.METADATA,
@@ -54,6 +62,12 @@ A_FIELD = "one for each indexed field, of which a collection has a hundred at mo
 AN_APPEND = "eight bytes for each append since the last checkpoint, of which there are a few thousand at most"
 A_SHARD = "one for each shard of the catalog, of which a collection has 64 at most"
 A_MEMBER = "one for each member of the cluster"
+MAPPED = (
+    "mapped from a file; of memory storage on the heap, which the limit does not cover and a cluster refuses"
+)
+HITS = "as many as a search asks for, which the request budget holds"
+A_FILTER = "as long as one filter is looked at; what it came to is kept in the metadata cache"
+A_BATCH = "one batch of rows"
 A_FILE = "one for each file in the watched folders; standalone mode only"
 
 BOUNDED = {
@@ -67,17 +81,24 @@ BOUNDED = {
     "api.bodies.RequestMemory._waiting": A_REQUEST,
     "api.connection.Connection._unread": "what one read of a socket brought; nothing more is read meanwhile",
     "api.pace.Pace._seconds": A_COLLECTION,
+    "api.search._Target.vector": A_REQUEST,
     "api.workers.Workers._tasks": A_REQUEST,
     "cache.advanced_cache.AdvancedCache._blocks": "in the overhead that each block is charged",
     "cache.memory_account.MemoryAccount._evictable": "in what each charge's owner reserves",
     "cache.memory_manager.CacheMemoryManager._accounts": A_TENANT,
     "cache.memory_manager.CacheMemoryManager._evictions": "one for each cache and reason",
+    "collection.conditions.Bounds.maybe": A_FILTER,
+    "collection.conditions.Bounds.sure": A_FILTER,
+    "collection.incoming.IncomingPoints.vectors": A_REQUEST,
     "collection.indexing.SegmentIndexes._held": A_SEGMENT,
     "collection.maintenance.Maintenance._holders": A_COLLECTION,
     "collection.maintenance._Worker._jobs": A_COLLECTION,
+    "collection.operations.ChangePayload.vectors": A_REQUEST,
     "collection.operations.Delete.keys": A_REQUEST,
+    "collection.operations.Upsert.vectors": A_REQUEST,
     "collection.payload_indexes.PayloadIndexes._segments": A_SEGMENT,
     "collection.sealing.Sealing._heads": A_SEGMENT,
+    "collection.segment_index.SegmentIndex._vectors": MAPPED,
     "collection.shared_collections.CatalogChanges._perhaps_deleted": A_COLLECTION,
     "collection.shared_collections.CatalogChanges._perhaps_made": A_COLLECTION,
     "collection.store.VectorStore._damaged": A_COLLECTION,
@@ -92,6 +113,11 @@ BOUNDED = {
     "distributed.store.DistributedStore._by_path": A_COLLECTION,
     "distributed.store.DistributedStore._collections": A_COLLECTION,
     "distributed.topology.KnownTopology._listeners": "one",
+    "index.base.Hits.offsets": HITS,
+    "index.base.Hits.scores": HITS,
+    "index.flat.FlatIndex._vectors": MAPPED,
+    "index.quantized.QuantizedIndex._vectors": MAPPED,
+    "index.rabitq.RabitqIndex._vectors": MAPPED,
     "index.quantized._parameters": "so many are remembered",
     "storage.catalog.Catalog._entries": A_COLLECTION,
     "storage.commit.GroupCommit._waiting": A_REQUEST,
@@ -106,16 +132,20 @@ BOUNDED = {
     "storage.object_segments.ObjectSegmentStore._stored": A_SEGMENT,
     "storage.log.FileLog._starts": "one for each file of the log, which sealing removes",
     "storage.manifest.Manifest.payload_schema": A_FIELD,
+    "storage.payload_index.ColumnIndex._rows": MAPPED,
+    "storage.payload_index.ColumnIndex._values": MAPPED,
     "storage.payload_index_writer.TermWriter._run_ends": "one for each run, in what the writer says it holds",
     "storage.section_file.SectionWriter._buffer": "what is written at once",
     "storage.section_file.SectionWriter._sections": A_FIELD,
     "storage.segment.Segment.fields": A_FIELD,
     "storage.segment_store.FileSegmentStore._charges": A_SEGMENT,
     "storage.segment_store.FileSegmentStore._in_doubt": A_SEGMENT,
-    "ingest.jsonl._Rows._bad": "one batch of rows",
-    "ingest.jsonl._Rows._ids": "one batch of rows",
-    "ingest.jsonl._Rows._numbers": "one batch of rows",
-    "ingest.jsonl._Rows._payloads": "one batch of rows",
+    "ingest.batch.Batch.vectors": A_BATCH,
+    "ingest.jsonl._Rows._bad": A_BATCH,
+    "ingest.jsonl._Rows._ids": A_BATCH,
+    "ingest.jsonl._Rows._numbers": A_BATCH,
+    "ingest.jsonl._Rows._payloads": A_BATCH,
+    "ingest.jsonl._Rows._vectors": A_BATCH,
     "ingest.loaded_files.LoadedFiles._entries": A_FILE,
     "watcher.FileWatcher._folders": A_FILE,
     "watcher.FileWatcher._given_up": A_FILE,
@@ -141,11 +171,18 @@ def test_the_search_for_containers_finds_each_way_of_having_one(tmp_path: Path) 
         "        self.b: dict = collections.defaultdict(int)\n"
         "        self.c, self.d = 1, [x for x in ()]\n"
         "        local = []\n"
+        "        self.e = np.zeros(1)\n"
+        "class B:\n"
+        "    rows: Vectors | None\n"
+        "    make: Callable[[], Vectors]\n"
+        "    def __init__(self, mask: Mask, name: str):\n"
+        "        self.f = mask\n"
+        "        self.name = name\n"
         "@functools.lru_cache(maxsize=None)\n"
         "def remembered(): ...\n"
     )
     assert {name.removeprefix("sample.") for name in containers(path, root=tmp_path)} == {
-        "Base", "A.kept", "A.a", "A.b", "A.d", "remembered",
+        "Base", "A.kept", "A.a", "A.b", "A.d", "A.e", "B.rows", "B.f", "remembered",
     }  # fmt: skip
 
 
@@ -156,7 +193,7 @@ def containers(path: Path, *, root: Path = ROOT) -> Iterator[str]:
         if isinstance(node, ast.ClassDef):
             if any(_name(base) in GROWING for base in node.bases):
                 yield f"{module}.{node.name}"
-            for attribute in _attributes(node):
+            for attribute in (*_attributes(node), *_arrays(node)):
                 yield f"{module}.{node.name}.{attribute}"
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
             _name(decorator) in {"cache", "lru_cache"} for decorator in node.decorator_list
@@ -184,11 +221,34 @@ def _attributes(node: ast.ClassDef) -> Iterator[str]:
                 yield left.id
 
 
+def _arrays(node: ast.ClassDef) -> Iterator[str]:
+    """The fields that are annotated as arrays, and the attributes that are made of such parameters."""
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            if _is_array(statement.annotation):
+                yield statement.target.id
+        elif isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            parameters = (*statement.args.args, *statement.args.kwonlyargs)
+            given = {each.arg for each in parameters if each.annotation and _is_array(each.annotation)}
+            for inner in ast.walk(statement):
+                if isinstance(inner, ast.Assign) and _name(inner.value) in given:
+                    target = inner.targets[0]
+                    if isinstance(target, ast.Attribute) and _name(target.value) == "self":
+                        yield target.attr
+
+
+def _is_array(annotation: ast.expr) -> bool:
+    names = {_name(each) for each in ast.walk(annotation) if isinstance(each, ast.expr)}
+    return bool(names & ARRAYS) and "Callable" not in names
+
+
 def _grows(value: ast.expr) -> bool:
     if isinstance(value, ast.Dict | ast.List | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp):
         return True
     if not isinstance(value, ast.Call):
         return False
+    if _name(value.func) in ARRAY_MAKERS:
+        return True
     factories = [each.value for each in value.keywords if each.arg == "default_factory"]
     return any(_name(each) in GROWING for each in (value.func, *factories))
 
