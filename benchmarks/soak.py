@@ -1,6 +1,6 @@
 """Ten users read, write, delete and filter for hours under a cache limit of 64 MiB, and check what they read.
 
-    .venv/bin/python benchmarks/soak.py [--hours 0.01] [--limit 64] [--report FOLDER]
+    .venv/bin/python benchmarks/soak.py [--hours 0.01] [--limit 64] [--think 0] [--report FOLDER]
 
 Each user has points of its own, vectors of `examples/data`, and knows what they hold, so that every answer about them
 can be checked. Memory is sampled all the while. The goals, and the exit status is 1 where one is missed:
@@ -9,6 +9,8 @@ can be checked. Memory is sampled all the while. The goals, and the exit status 
     the ledger is never above the limit
     anonymous RSS is never above idle + limit + request budget + 5 %
     and does not grow: the median of the last third is at most 5 % above that of the third before (from 6 minutes on)
+
+With --think each user rests between requests, which leaves the machine to others. Latencies are reported, not judged.
 
 FOLDER gets memory.svg, a plot of memory over time, and samples.csv.
 """
@@ -63,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--hours", type=float, default=0.01)
     parser.add_argument("--limit", type=int, default=64, help="cache limit in MiB")
+    parser.add_argument("--think", type=float, default=0.0, help="seconds that a user rests between requests")
     parser.add_argument("--report", type=Path, help="folder for the plot and the samples")
     options = parser.parse_args()
     vectors = np.load(ROOT / "examples/data/packages.f16.npy").astype(np.float32)
@@ -71,14 +74,15 @@ def main() -> None:
         f"load:    {USERS} users for {options.hours:g} h, cache limit {options.limit} MiB, {vectors.shape} vectors"
     )
     with tempfile.TemporaryDirectory() as folder:
-        missed = uvloop.run(soak(Path(folder), vectors, options.hours, options.limit, options.report))
+        missed = uvloop.run(soak(Path(folder), vectors, options))
     for goal in missed:
         print(f"MISSED: {goal}")
     sys.exit(1 if missed else 0)
 
 
-async def soak(folder: Path, vectors: Array, hours: float, limit: int, report: Path | None) -> list[str]:
+async def soak(folder: Path, vectors: Array, options: argparse.Namespace) -> list[str]:
     """Run, print what was seen, and return the goals that were missed."""
+    hours, limit, report = options.hours, options.limit, options.report
     config = {"cluster": {"enabled": True, "max_cache_memory_bytes": limit * MIB}}
     with running_engine(folder, config) as engine:
         async with httpx.AsyncClient(base_url=engine.url, timeout=120) as http:
@@ -89,7 +93,7 @@ async def soak(folder: Path, vectors: Array, hours: float, limit: int, report: P
             users = [User(http, number, vectors) for number in range(USERS)]
             sampling = asyncio.create_task(keep_sampling(http, samples, every=min(10.0, hours * 36)))
             deadline = time.perf_counter() + hours * 3600
-            await asyncio.gather(*(user.work_until(deadline) for user in users))
+            await asyncio.gather(*(user.work_until(deadline, think=options.think) for user in users))
             sampling.cancel()
             memory = (await http.get("/cluster/memory")).json()["result"]
             info = (await http.get("/collections/soak")).json()["result"]
@@ -102,7 +106,8 @@ async def soak(folder: Path, vectors: Array, hours: float, limit: int, report: P
         f"requests {len(seconds)} ({len(seconds) / hours / 3600:.0f}/s), p50 {np.median(seconds) * 1000:.1f} ms, "
         f"p99 {np.percentile(seconds, 99) * 1000:.1f} ms, wrong or failed {len(problems)}\n"
         f"points {info['points_count']} in {info['segments_count']} segments\n"
-        f"ledger peak {memory['ledger']['peak_bytes'] / MIB:.1f} MiB of {limit}\n"
+        f"ledger peak {memory['ledger']['peak_bytes'] / MIB:.1f} MiB of {limit}, "
+        f"evictions {sum(each['count'] for each in memory['ledger']['evictions'])}\n"
         f"anonymous RSS idle {idle / MIB:.0f}, peak {peak / MIB:.0f}, allowed {allowed / MIB:.0f} MiB; "
         f"last third against the one before {growth:+.1%} ({len(samples)} samples)"
     )
@@ -170,11 +175,12 @@ class User:
         self._written: dict[int, int] = {}
         self._version = 0
 
-    async def work_until(self, deadline: float) -> None:
+    async def work_until(self, deadline: float, *, think: float) -> None:
         chores = [self.write, self.delete, self.read, self.search, self.search_own]
         weights = [0.2, 0.05, 0.15, 0.45, 0.15]
         while time.perf_counter() < deadline:
             await chores[self._random.choice(len(chores), p=weights)]()
+            await asyncio.sleep(think)
 
     async def write(self) -> None:
         self._version += 1
