@@ -16,30 +16,23 @@ from vectorizer_operator.plan.planner import judge
 from vectorizer_operator.plan.pods import Pod
 from vectorizer_operator.plan.reasons import REASONS
 
-WALKS, STEPS = 80, 80
+WALKS, TIMES = 40, 2
+QUIET_ROUNDS, WILD_STEPS = 12, 40
+"""A walk is quiet and then wild, so many times."""
 
 STORE = {"objectStore": {"url": "s3://bucket/demo"}}
 
-EDITS: list[dict[str, Any]] = [
-    {"image": "engine:1"},
-    {"image": "engine:2"},
-    {"image": "engine:broken"},
-    {"cluster": {"maxCacheMemory": "64Mi"}},
-    {"cluster": {"maxCacheMemory": "2Gi"}},
-    {"cluster": None},
-    {"resources": {"limits": {"memory": "1Mi"}}},
-    {"resources": {"limits": {"memory": "4Gi"}}},
-    {"resources": None},
-    {"networkPolicy": {"enabled": False}},
-    {"networkPolicy": None},
-    {"fileWatcher": {"enabled": True}},
-    {"fileWatcher": None},
-    {"paused": True},
-    {"paused": None},
-    {"unheard": 1},
-    {"unheard": None},
-    *({"replicas": replicas} for replicas in range(5)),
+EDITS: list[list[dict[str, Any]]] = [
+    [{"image": "engine:1"}, {"image": "engine:2"}, {"image": "engine:broken"}],
+    [{"replicas": 0}, {"replicas": 1}, {"replicas": 2}, {"replicas": 4}],
+    [{"cluster": {"maxCacheMemory": "64Mi"}}, {"cluster": {"maxCacheMemory": "2Gi"}}, {"cluster": None}],
+    [{"resources": {"limits": {"memory": limit}}} for limit in ("1Mi", "4Gi")],
+    [{"networkPolicy": {"enabled": False}}, {"networkPolicy": None}],
+    [{"fileWatcher": {"enabled": True}}, {"fileWatcher": None}],
+    [{"paused": True}, {"paused": None}],
+    [{"unheard": 1}, {"unheard": None}],
 ]
+"""By what they are about."""
 
 STORAGES: list[dict[str, Any]] = [
     {"size": "10Gi"},
@@ -81,7 +74,7 @@ def every_shard_is_served(world: World) -> bool:
 
 
 class Walk:
-    """A cluster that users edit and others get in the way of, while everybody takes turns at random.
+    """A cluster that everybody has time for; then users edit it, others get in the way, and turns are taken at random.
 
     `states` are all that a watch would show, each another one than that before, with the truth at that moment.
     """
@@ -89,7 +82,8 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.choose = random.Random(seed)
         self.storage = STORE if seed % 2 else {}
-        self.world = World(image="engine:1", replicas=3 if seed % 2 else 1, storage=self.storage)
+        self.sizes = [0, 2, 3, 4] if seed % 2 else [0, 1, 1, 1]
+        self.world = World(image="engine:1", storage=self.storage)
         self.world.broken_images.add("engine:broken")
         self.states: list[tuple[dict[str, Any], bool]] = []
 
@@ -100,18 +94,21 @@ class Walk:
             (world.control, 25),
             (world.run_pods, 15),
             (world.open_shards, 15),
-            (self.edit, 12),
+            (self.edit, 16),
             (self.refuse, 3),
-            (self.freeze_or_thaw, 2),
+            (self.freeze_or_thaw, 6),
             (self.take_or_free_a_name, 3),
-            (world.wait_past_the_deadline, 3),
+            (world.wait_past_the_deadline, 8),
         ]
         works, weights = zip(*turns, strict=True)
-        for work in self.choose.choices(works, weights, k=STEPS):
-            work()
-            world.now += timedelta(seconds=1)
-            if not self.states or world.cluster != self.states[-1][0]:
-                self.states.append((copy.deepcopy(world.cluster), is_as_wished(world)))
+        everybody = [world.operate, world.control, world.run_pods, world.open_shards]
+        for _ in range(TIMES):
+            wild = self.choose.choices(works, weights, k=WILD_STEPS)
+            for work in [self.put_right, *everybody * QUIET_ROUNDS, *wild]:
+                work()
+                world.now += timedelta(seconds=1)
+                if not self.states or world.cluster != self.states[-1][0]:
+                    self.states.append((copy.deepcopy(world.cluster), is_as_wished(world)))
 
     def come_to_rest(self) -> None:
         """Nobody gets in the way any more, but for what only a person takes away."""
@@ -122,12 +119,21 @@ class Walk:
         self.world.settle(200)
 
     def edit(self) -> None:
-        spec = self.choose.choice(EDITS)
-        if self.choose.random() < 0.25:
-            other_place = self.choose.random() < 0.1
+        spec = self.choose.choice(self.choose.choice(EDITS))
+        if self.choose.random() < 0.2:
+            other_place = self.choose.random() < 0.2
             store = ({} if self.storage else STORE) if other_place else self.storage
             spec = {"storage": {**store, **self.choose.choice(STORAGES)}}
         self.world.edit(**spec)
+
+    def put_right(self) -> None:
+        """The spec is one that can be rolled out, and nobody is in the way."""
+        others = dict.fromkeys(self.world.cluster["spec"])
+        image, replicas = self.choose.choice(["engine:1", "engine:2"]), self.choose.choice(self.sizes)
+        self.world.edit(**{**others, "image": image, "replicas": replicas, "storage": self.storage})
+        self.world.frozen.clear()
+        if self.holder():
+            self.take_or_free_a_name()
 
     def refuse(self) -> None:
         """A round of the operator in which the API server takes none of its changes."""
