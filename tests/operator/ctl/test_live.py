@@ -295,7 +295,8 @@ def test_status_shows_memory_and_collections_of_an_engine_with_a_key(
     assert re.search(r"caches 0\.\d MiB of 1024\.0 MiB \(0%\)", text)
     assert "collections of all pods: 2\n      docs: green, 0 points, 0 segments\n      notes 1: green" in text
     assert "  served together by engine-by-hand (topology 3)\n" in text
-    assert "    shards: 12 served, 0 waited for, 0 leaving\n" in text
+    shards = "    shards: 12 served, 0 waited for, 0 leaving\n"  # a collection is created before it is opened
+    eventually(lambda: shards in run("status", "keyed").output, why=lambda: run("status", "keyed").output)
 
 
 def test_a_cluster_that_is_not_there_is_named(run: Run) -> None:
