@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 from tests.engine.fixtures import EngineProcess, free_port, running_engine
 
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.collection.batch import spread
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.collection.types import CollectionParams, Distance
@@ -74,7 +75,7 @@ class Setting:
 
 
 class InProcess(NamedTuple):
-    """Our searches by ef, Qdrant's, and our queries a second where all are asked at once."""
+    """Our searches by ef, Qdrant's, and our index's own queries a second where all are asked at once."""
 
     ours: dict[int, Measured]
     qdrant: list[Measured]
@@ -156,7 +157,9 @@ def judge_over_http(goals: Goals, process: InProcess, served: dict[int, Served])
     )
     above = large.loads[1].p50 - process.ours[DEFAULT_EF].p50
     goals.at_most("1 connection, p50 above the time in process", 0.3, above, "ms")
-    goals.at_least("batches against all at once in process", 0.8, large.batched / process.throughput, "×")
+    goals.at_least(
+        "batches against the index's own, on every core", 0.8, large.batched / process.throughput, "×"
+    )
 
 
 def in_process(folder: Path, setting: Setting) -> InProcess:
@@ -170,10 +173,13 @@ def in_process(folder: Path, setting: Setting) -> InProcess:
                 return np.array([hit.id for hit in collection.search(query, limit=LIMIT, ef=ef)[0]])
 
             ours[ef] = report(f"ours, ef {ef}", clock(search, setting.queries), setting.exact)
+        segment = max((each for each, _ in collection._shard.view.segments()), key=lambda each: each.count)
+        index = segment.index
+        assert index is not None, "all is indexed"
         began = time.perf_counter()
         asked = 0
         while time.perf_counter() - began < setting.seconds:
-            collection.search(setting.queries, limit=LIMIT)
+            spread(lambda rows: index.search(rows, LIMIT, mask=None, ef=None), setting.queries)
             asked += len(setting.queries)
         throughput = asked / (time.perf_counter() - began)
     qdrant = measure_qdrant(folder, setting.vectors, setting.queries, setting.exact)
