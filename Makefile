@@ -26,7 +26,7 @@ demo: venv ## Start a cluster locally, load real data, search it, stop it
 
 test: lint ## Lint, then every test, with coverage
 	@$(BIN)/python -m tests.kube.binaries
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: venv ## ruff, mypy, import contracts, stale generated files
 	@$(BIN)/ruff check .

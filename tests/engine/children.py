@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 
+UNCOVERED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+"""What a child is told, on top of its environment, whose coverage is not measured."""
+
 
 def uncovered() -> dict[str, str]:
     """The environment of a child whose coverage is not measured."""
-    return {name: setting for name, setting in os.environ.items() if not name.startswith("COV")}
+    return {**os.environ, **UNCOVERED}
 
 
 def output_of(program: str, *arguments: str, seconds: float) -> str:

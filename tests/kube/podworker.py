@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.engine.children import UNCOVERED
 from tests.kube import pki
 from tests.kube.api import ENDING, GONE, Api, ApiError, Object
 from tests.kube.podstatus import pod_status, waiting_status
@@ -98,7 +99,10 @@ class PodWorker:
 
     async def _prepare(self) -> PodProcess:
         pod, wants_token = _without_token(self.pod)
-        environment = {"KUBECONFIG": str(await self._kubeconfig())} if wants_token else {}
+        # What pods do is covered by the tests of engine and operator, without a node between.
+        environment = dict(UNCOVERED)
+        if wants_token:
+            environment["KUBECONFIG"] = str(await self._kubeconfig())
         return PodProcess(
             pod,
             address=self._address,

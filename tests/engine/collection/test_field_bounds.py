@@ -88,7 +88,7 @@ ON_X = st.builds(
 )
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     values=st.lists(CLOSE, min_size=3, max_size=12),
     type=st.sampled_from(FieldType),

@@ -91,7 +91,7 @@ CONDITIONS = st.recursive(
 TOP = CONDITIONS | st.builds(lambda ids: {"has_id": ids}, st.lists(st.integers(0, 3), max_size=3))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(filter_=_filters(TOP), payload=PAYLOADS, point=st.integers(0, 3))
 def test_a_filter_takes_the_points_that_qdrants_own_client_takes(
     filter_: dict[str, Any], payload: dict[str, Any], point: int

@@ -351,4 +351,4 @@ class SharedCluster(RuleBasedStateMachine):
 
 
 TestSharedCluster = SharedCluster.TestCase
-TestSharedCluster.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSharedCluster.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
