@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.engine.distributed.load import Load, Outcome
@@ -33,9 +34,13 @@ def pods(started: Pods) -> Pods:
     started.wait_until_ready(0, 1, 2)
     with started[0].http() as http:
         http.delete("/collections/docs")
-        params = {"vectors": {"size": 8, "distance": "Dot"}, "shard_number": 8}
-        assert http.put("/collections/docs", json=params).status_code == 200
+        create(http, shards=8)
     return started
+
+
+def create(http: httpx.Client, *, shards: int) -> None:
+    params = {"vectors": {"size": 8, "distance": "Dot"}, "shard_number": shards}
+    assert http.put("/collections/docs", json=params).status_code == 200
 
 
 def after_some_requests(load: Load) -> None:
@@ -81,6 +86,8 @@ def test_a_pod_that_is_stopped_serves_until_the_others_have_its_shards(pods: Pod
 def test_a_pod_serves_what_its_successor_never_comes_for(pods: Pods) -> None:
     """The new owner is named and does not run: whoever had its shards goes on."""
     with pods[0].http() as http:
+        http.delete("/collections/docs")
+        create(http, shards=32)  # of eight, none may be the new owner's
         points = [{"id": each, "vector": [1.0] * 8} for each in range(100)]
         assert http.put("/collections/docs/points?wait=true", json={"points": points}).status_code == 200
         pods.publish(0, 1, 2, 3, to=range(3))
