@@ -18,7 +18,7 @@ MINUTE = 1 / 60
 
 
 def test_ten_users_under_a_small_limit_see_no_error_and_memory_stays_within_bounds(tmp_path: Path) -> None:
-    load = ["--hours", str(MINUTE), "--limit", "1", "--think", "0.2"]
+    load = ["--hours", str(MINUTE), "--limit", "1", "--think", "0.5"]
     soak = [sys.executable, ROOT / "benchmarks/soak.py", *load, "--report", tmp_path]
     done = subprocess.run(soak, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
