@@ -106,7 +106,7 @@ def main() -> None:
 
 async def measure(folder: Path, data: Vectors, limit: int, seconds: float, goals: Goals) -> None:
     with running_engine(folder, {"cluster": {"max_cache_memory_bytes": limit * MIB}}) as engine:
-        idle = anonymous(engine)
+        idle = engine.anonymous_bytes
         peaks = [idle]
         sampling = asyncio.create_task(sample(engine, peaks))
         async with httpx.AsyncClient(base_url=engine.url, timeout=120) as http:
@@ -138,14 +138,9 @@ async def measure(folder: Path, data: Vectors, limit: int, seconds: float, goals
     goals.at_most(f"limit {limit} MiB: failed requests", 0, errors)
 
 
-def anonymous(engine: EngineProcess) -> int:
-    text = Path(f"/proc/{engine.pid}/status").read_text()
-    return int(text.partition("RssAnon:")[2].split()[0]) * 1024
-
-
 async def sample(engine: EngineProcess, peaks: list[int]) -> None:
     while True:
-        peaks[0] = max(peaks[0], anonymous(engine))
+        peaks[0] = max(peaks[0], engine.anonymous_bytes)
         await asyncio.sleep(SAMPLE_SECONDS)
 
 

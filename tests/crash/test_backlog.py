@@ -61,14 +61,9 @@ async def flood_by_all(engine: EngineProcess) -> tuple[int, int]:
     flooding = asyncio.gather(*floods)
     peak = 0
     while not flooding.done():
-        peak = max(peak, anonymous(engine))
+        peak = max(peak, engine.anonymous_bytes)
         await asyncio.wait([flooding], timeout=0.02)
     return sum(flooding.result()), peak
-
-
-def anonymous(engine: EngineProcess) -> int:
-    text = Path(f"/proc/{engine.pid}/status").read_text()
-    return int(text.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 def test_a_flood_of_small_writes_is_held_back_and_survives_kill_9(tmp_path: Path) -> None:
@@ -80,7 +75,7 @@ def test_a_flood_of_small_writes_is_held_back_and_survives_kill_9(tmp_path: Path
     try:
         with engine.start().http() as http:
             http.put(COLLECTION, json={"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
-        idle = anonymous(engine)
+        idle = engine.anonymous_bytes
         began = time.monotonic()
         acknowledged, peak = asyncio.run(flood_by_all(engine))
         seconds = time.monotonic() - began

@@ -75,6 +75,12 @@ class EngineProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def anonymous_bytes(self) -> int:
+        """Anonymous resident memory."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+    @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 

@@ -7,7 +7,6 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -149,20 +148,15 @@ def test_resident_memory_stays_within_the_budget_whatever_is_asked(engine: Engin
 
     with engine.http() as http, ThreadPoolExecutor(4) as senders:
         list(senders.map(send, requests))  # so that code and thread stacks are there
-        idle = anonymous_bytes(engine)
+        idle = engine.anonymous_bytes
         waiting = [senders.submit(send, request) for request in requests * 2]
         peak = idle
         while not all(each.done() for each in waiting):
-            peak = max(peak, anonymous_bytes(engine))
+            peak = max(peak, engine.anonymous_bytes)
         assert [each.result()[0] for each in waiting] == [200] * len(waiting)
         assert sum(each.result()[1] for each in waiting) > 300 * MIB
         assert peak - idle < 1.05 * BUDGET + 16 * MIB, "the budget, and the cache of query results"
         assert memory(http)["request_bodies"]["used_bytes"] == 0
-
-
-def anonymous_bytes(engine: EngineProcess) -> int:
-    text = Path(f"/proc/{engine.pid}/status").read_text()
-    return int(text.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 def memory(http: httpx.Client) -> Any:

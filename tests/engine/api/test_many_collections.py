@@ -28,7 +28,7 @@ class Costs:
     def __init__(self, engine: EngineProcess, http: httpx.Client) -> None:
         status = Path(f"/proc/{engine.pid}/status").read_text()
         metrics = parse(http.get("/metrics").raise_for_status().text)
-        self.anonymous = int(status.partition("RssAnon:")[2].split()[0]) * 1024
+        self.anonymous = engine.anonymous_bytes
         self.threads = int(status.partition("Threads:")[2].split()[0])
         self.descriptors = len(list(Path(f"/proc/{engine.pid}/fd").iterdir()))
         self.collections = metrics["vectorizer_collections"]

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 
 import httpx
 
@@ -57,16 +56,11 @@ def test_large_and_small_bodies_in_one_stream_arrive_whole(engine: EngineProcess
 
 def test_what_waits_to_be_answered_is_not_in_memory(engine: EngineProcess) -> None:
     stream = request("GET", "/livez") * 5_000
-    peaks = [anonymous_bytes(engine)]
+    peaks = [engine.anonymous_bytes]
     with ThreadPoolExecutor(4) as clients:
         exchanges = [clients.submit(exchange, engine, stream, 5_000) for _ in range(4)]
         while not all(each.done() for each in exchanges):
-            peaks.append(anonymous_bytes(engine))
+            peaks.append(engine.anonymous_bytes)
             wait(exchanges, timeout=0.01)
     assert all({status for status, _ in each.result()} == {200} for each in exchanges)
     assert max(peaks) - peaks[0] < 10_000_000
-
-
-def anonymous_bytes(engine: EngineProcess) -> int:
-    text = Path(f"/proc/{engine.pid}/status").read_text()
-    return int(text.partition("RssAnon:")[2].split()[0]) * 1024

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from tests.engine.api.test_answers import MIB, anonymous_bytes
+from tests.engine.api.test_answers import MIB
 from tests.engine.fixtures import StartEngine
 
 DIMENSION = 384
@@ -33,11 +33,11 @@ def test_resident_memory_stays_within_the_budget_whatever_is_written(make_engine
     with engine.http() as http, ThreadPoolExecutor(24) as senders:
         http.put("/collections/c", json={"vectors": {"size": DIMENSION, "distance": "Cosine"}})
         assert send(0) == 200  # so that code and thread stacks are there
-        idle = anonymous_bytes(engine)
+        idle = engine.anonymous_bytes
         sent = [senders.submit(send, number) for number in range(72)]
         peak = idle
         while not all(each.done() for each in sent):
-            peak = max(peak, anonymous_bytes(engine))
+            peak = max(peak, engine.anonymous_bytes)
         assert {each.result() for each in sent} == {200}
         ledger = http.get("/cluster/memory").json()["result"]["ledger"]
     beside = 4 * MIB  # what connections have read ahead, and sealing
