@@ -7,41 +7,19 @@ returns; it is then also visible, unless `wait` is False.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
-from vectorizer_engine.cache.advanced_cache import AdvancedCache
-from vectorizer_engine.collection.cached_search import search_with_cache
-from vectorizer_engine.collection.incoming import checked_points, checked_vectors, encode_payload
+from vectorizer_engine.collection.collection_reader import CollectionReader
+from vectorizer_engine.collection.incoming import checked_points, encode_payload
 from vectorizer_engine.collection.payload_indexes import with_field, without_field
 from vectorizer_engine.collection.payload_path import excluding, parse_path
-from vectorizer_engine.collection.records import (
-    EVERYTHING,
-    Record,
-    Scored,
-    Wanted,
-    decode_payload,
-    records,
-    scored,
-)
-from vectorizer_engine.collection.selection import Selector, indexed_points
+from vectorizer_engine.collection.records import decode_payload
 from vectorizer_engine.collection.shard import Shard
-from vectorizer_engine.collection.types import (
-    CollectionInfo,
-    CollectionParams,
-    CollectionStatus,
-    Distance,
-    IndexedField,
-    LayoutInfo,
-    Payload,
-    PointId,
-    Predicate,
-)
-from vectorizer_engine.collection.view import Place, SearchMode
+from vectorizer_engine.collection.types import Payload, PointId, Predicate
+from vectorizer_engine.collection.view import Place
 from vectorizer_engine.errors import PointNotFound, StoreClosed, WriteInDoubt
 from vectorizer_engine.index.base import Vectors
-from vectorizer_engine.index.planner import SegmentLayout
-from vectorizer_engine.storage.keys import decode_id, encode_id
+from vectorizer_engine.storage.keys import encode_id
 from vectorizer_engine.storage.payload_index import FieldType
 
 _POINTS_AT_ONCE = 1000
@@ -51,52 +29,10 @@ _BYTES_AT_ONCE = 4 * 1024**2
 """And of so many bytes, which are on the heap while payloads are changed, unless one point has more."""
 
 
-class Collection:
+class Collection(CollectionReader):
     """Points of one dimension and distance. Made by `VectorStore`."""
 
-    def __init__(
-        self,
-        name: str,
-        params: CollectionParams,
-        shard: Shard,
-        *,
-        tenant: str,
-        results: AdvancedCache | None,
-    ) -> None:
-        self.name = name
-        self.tenant = tenant
-        self.params = params
-        self._shard = shard
-        self._results = results
-
-    def info(self) -> CollectionInfo:
-        view = self._shard.view
-        problems = tuple(
-            f"segment {segment.id} with {segment.points} points was set aside: {segment.reason}"
-            for segment in self._shard.quarantined
-        )
-        layouts = self.layouts()
-        busy = CollectionStatus.YELLOW if self._shard.busy else CollectionStatus.GREEN
-        return CollectionInfo(
-            name=self.name,
-            params=self.params,
-            status=CollectionStatus.RED if problems else busy,
-            points=view.points,
-            indexed_vectors=sum(layout.points for layout in layouts if layout.layout != SegmentLayout.EXACT),
-            segments=len(view.parts),
-            layouts=layouts,
-            disk_bytes=self._shard.disk_bytes,
-            problems=problems,
-        )
-
-    def layouts(self) -> tuple[LayoutInfo, ...]:
-        """How each sealed segment is searched at present. Looks at no file, unlike `info`."""
-        return tuple(self._shard.layouts())
-
-    @property
-    def heap_vector_bytes(self) -> int:
-        """What memory storage keeps on the heap, outside of the cache limit. 0 where vectors are mapped."""
-        return sum(segment.heap_bytes for segment, _ in self._shard.view.segments())
+    _shard: Shard
 
     def upsert(
         self,
@@ -184,76 +120,6 @@ class Collection:
         """Remove the whole payload. Raises PointNotFound for an unknown id."""
         return self._change_payload(lambda _: {}, ids, predicate, wait)
 
-    def retrieve(self, ids: Iterable[PointId], *, wanted: Wanted = EVERYTHING) -> list[Record]:
-        """The points of *ids* that exist, in the order asked for.
-
-        *wanted* says what of them will be looked at. Here it is read only then, whatever it says.
-        """
-        keys = [encode_id(point) for point in ids]
-        places = [place for place in self._shard.find(keys) if place is not None]
-        return records(places)
-
-    def scroll(
-        self,
-        *,
-        start: PointId | None = None,
-        limit: int,
-        predicate: Predicate | None = None,
-        wanted: Wanted = EVERYTHING,
-    ) -> tuple[list[Record], PointId | None]:
-        """Up to *limit* points in id order from *start* on, and the id to go on with (None at the end).
-
-        For *wanted* see `retrieve`.
-        """
-        scan = self._shard.view.scan_keys(
-            b"" if start is None else encode_id(start), selector=self._selector(predicate)
-        )
-        page = list(islice(scan, limit + 1))
-        following = decode_id(page[limit][0]) if len(page) > limit else None
-        return records([place for _, place in page[:limit]]), following
-
-    def count(self, predicate: Predicate | None = None) -> int:
-        """How many points there are, or how many of them *predicate* takes. Exact."""
-        view = self._shard.view
-        return view.points if predicate is None else view.count(self._shard.selector(predicate))
-
-    def search(
-        self,
-        queries: Vectors,
-        *,
-        limit: int,
-        offset: int = 0,
-        predicate: Predicate | None = None,
-        score_threshold: float | None = None,
-        exact: bool = False,
-        ef: int | None = None,
-        wanted: Wanted = EVERYTHING,
-    ) -> list[list[Scored]]:
-        """For each row of *queries* (float32 [q, d]) the nearest points, closest first.
-
-        *offset* skips that many of the best. *score_threshold* leaves out what is worse, by the distance's own
-        order. *exact* compares every vector; *ef* is how many candidates an HNSW index keeps while it looks.
-        For *wanted* see `retrieve`.
-        """
-        rows = checked_vectors(self.name, self.params, queries)
-        distance = self.params.distance
-        how = SearchMode(distance, exact, ef)
-        if predicate is None and self._results is not None:
-            answers = search_with_cache(self._shard.view, rows, offset + limit, how, results=self._results)
-        else:
-            selector = self._selector(predicate)
-            answers = self._shard.view.search(rows, offset + limit, how, selector=selector)
-        return [
-            scored(
-                [
-                    found
-                    for found in answer[offset:]
-                    if score_threshold is None or _reaches(found.score, score_threshold, distance)
-                ]
-            )
-            for answer in answers
-        ]
-
     def create_payload_index(self, path: str, type: FieldType, *, wait: bool = True) -> bool:
         """Have the values at *path* indexed from now on, in place of another index of that field.
 
@@ -269,19 +135,6 @@ class Collection:
         """Have the values at *path* not indexed any more. Raises InvalidRequest, StorageFull, StorageFailure."""
         parse_path(path)
         self._shard.change_payload_schema(lambda schema: without_field(schema, path))
-
-    def payload_schema(self) -> dict[str, IndexedField]:
-        """The indexed fields, and how many points have a value there that the index holds. Reads the heads."""
-        view = self._shard.view
-        return {
-            path: IndexedField(type, sum(indexed_points(part, path, type) for part in view.parts))
-            for path, type in self._shard.payload_schema.items()
-        }
-
-    @property
-    def last_operation(self) -> int:
-        """The number of the last write."""
-        return self._shard.last_number
 
     def _change_payload(
         self,
@@ -339,9 +192,6 @@ class Collection:
             found.append((key, place))
         return iter(found)
 
-    def _selector(self, predicate: Predicate | None) -> Selector | None:
-        return None if predicate is None else self._shard.selector(predicate)
-
 
 def _pieces(sized: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
     """Keys, a bounded number at a time; with each come the bytes that it takes."""
@@ -355,7 +205,3 @@ def _pieces(sized: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
         nbytes += size
     if piece:
         yield piece
-
-
-def _reaches(score: float, threshold: float, distance: Distance) -> bool:
-    return score >= threshold if distance.larger_is_closer else score <= threshold

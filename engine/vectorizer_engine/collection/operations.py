@@ -75,11 +75,23 @@ class Upsert:
         rows = self.vectors.reshape(-1).data.cast("B")
         record = _encoder.encode(UpsertRecord(list(self.keys), rows, list(self.payloads)))
         # The last thing that may fail: rows that stay staged would be taken for those of the next operation.
-        self.head = self._path.stage(self.vectors, self.payloads)
+        self._stage()
         return record
 
     def apply(self, number: int) -> None:
         self._path.apply_upsert(self, number)
+
+    def apply_again(self, number: int) -> None:
+        """Carry out what is in the log already. Raises StorageFull, StorageFailure."""
+        try:
+            self._stage()
+        except BaseException:
+            self.abandon()
+            raise
+        self.apply(number)
+
+    def _stage(self) -> None:
+        self.head = self._path.stage(self.vectors, self.payloads)
 
     def abandon(self) -> None:
         if self.head is not None:
@@ -140,8 +152,19 @@ class Delete:
     def apply(self, number: int) -> None:
         self._path.apply_delete(self.keys, number)
 
+    apply_again = apply
+
     def abandon(self) -> None:
         """Nothing was staged."""
+
+
+def decode_operation(data: bytes, path: WritePath, admit: Callable[[int], Charge]) -> Upsert | Delete:
+    """What was logged as *data*, to be applied again to *path*. *admit* reserves what so many points need in a head."""
+    record = decode_record(data)
+    if isinstance(record, DeleteRecord):
+        return Delete(path, record.keys, None)
+    vectors = np.frombuffer(record.vectors, np.float32).reshape(len(record.keys), -1)
+    return Upsert(path, record.keys, vectors, record.payloads, admit(len(record.keys)))
 
 
 def _accepted(places: Sequence[Place | None], accepts: Accepts | None) -> Iterator[tuple[Place, StoredPoint]]:

@@ -19,41 +19,30 @@ Here it is put together, opened, recovered and closed.
 
 from __future__ import annotations
 
-import math
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from vectorizer_engine.cache.advanced_cache import AdvancedCache
-from vectorizer_engine.cache.memory_manager import CacheType
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.data_folder import token_of
-from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
-from vectorizer_engine.collection.indexing import SegmentIndexes
+from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.operations import (
     ChangePayload,
     Delete,
     Upsert,
-    UpsertRecord,
-    decode_record,
+    decode_operation,
 )
 from vectorizer_engine.collection.payload_indexes import PayloadIndexes, Schema
+from vectorizer_engine.collection.readable_shard import ReadableShard
 from vectorizer_engine.collection.sealing import Sealing
-from vectorizer_engine.collection.selection import Selector
-from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
-from vectorizer_engine.collection.view import Accepts, CurrentView, Part, Place, View
+from vectorizer_engine.collection.types import CollectionParams
+from vectorizer_engine.collection.view import Accepts, Part, View
 from vectorizer_engine.collection.write_path import WritePath
-from vectorizer_engine.errors import StoreClosed, StoreCorrupt, WriteInDoubt
+from vectorizer_engine.errors import StoreCorrupt, WriteInDoubt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog, Log
-from vectorizer_engine.storage.manifest import QuarantinedSegment
 from vectorizer_engine.storage.object_log import Succession
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment_store import FileSegmentStore
@@ -89,7 +78,7 @@ def _open_storage(
     return segments, FileLog(folder / "log", first=segments.manifest.applied + 1, files=files)
 
 
-class Shard:
+class Shard(ReadableShard):
     """One shard, open. Any thread may call; see the module for who may change what."""
 
     def __init__(
@@ -104,20 +93,8 @@ class Shard:
 
         Raises StoreCorrupt, StorageFull, StorageFailure.
         """
-        self._folder = folder
-        self.memory = environment.memory
-        self._maintenance = environment.maintenance
-        self._closed = threading.Event()
-        self._current = CurrentView()
+        super().__init__(folder, params, environment, rebuild=lambda: self._compaction.schedule())
         files, memory, dimension = environment.files, environment.memory, params.dimension
-        self._verdicts = AdvancedCache(memory, cache=CacheType.METADATA, ttl=math.inf)
-        self._indexes = SegmentIndexes(
-            params.distance,
-            memory=memory,
-            files=files,
-            maintenance=environment.maintenance,
-            rebuild=lambda: self._compaction.schedule(),
-        )
         with disk_errors(f"open {folder}"):
             self._segments, self._log = _open_storage(folder, params, environment, succession)
             manifest = self._segments.manifest
@@ -213,7 +190,6 @@ class Shard:
 
     @property
     def last_number(self) -> int:
-        """The number of the last write."""
         return self._log.next_number - 1
 
     @property
@@ -221,54 +197,14 @@ class Shard:
         """Heap bytes of the head that takes points at present."""
         return self._path.head_bytes
 
-    # --- reading -------------------------------------------------------------------------------------
-
-    @property
-    def view(self) -> View:
-        """What there is now. It does not change; take a new one to see what was written since."""
-        self._check_open()
-        return self._current.view
-
-    def find(self, keys: Iterable[bytes]) -> list[Place | None]:
-        """The place of each key, None for those that are not there."""
-        self._check_open()
-        return self._current.find(keys)
-
-    def selector(self, predicate: Predicate) -> Selector:
-        """What asks the parts of a view about *predicate*."""
-        return Selector(predicate, self._verdicts)
-
-    def layouts(self) -> Iterator[LayoutInfo]:
-        """How each sealed segment is searched."""
-        for segment, part in self.view.segments():
-            layout, reason = self._indexes.layout(segment)
-            yield LayoutInfo(part.live.count, layout, reason)
+    # --- what goes on ----------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
         """Whether heads are being sealed, segments merged or indexes built."""
         return self._sealing.busy or self._compaction.busy
 
-    @property
-    def quarantined(self) -> tuple[QuarantinedSegment, ...]:
-        return self._segments.manifest.quarantined
-
-    @property
-    def disk_bytes(self) -> int:
-        """Size of the log and of the segments."""
-        size = 0
-        for folder, _, names in os.walk(self._folder):  # passes over folders that vanish
-            for name in names:
-                with suppress(FileNotFoundError):
-                    size += (Path(folder) / name).stat().st_size
-        return size
-
     # --- payload indexes -----------------------------------------------------------------------------
-
-    @property
-    def payload_schema(self) -> Schema:
-        """The fields of payloads that are indexed."""
-        return self._payload_indexes.schema
 
     def change_payload_schema(self, change: Callable[[Schema], dict[str, FieldType]]) -> None:
         """Have other fields indexed from now on: durable when this returns, and built in the background."""
@@ -301,21 +237,9 @@ class Shard:
             self._payload_indexes.open_existing(segment)
         self._current.publish(View(tuple(Part(segment, segment.count, live) for segment, live in opened)))
         for record in self._log.replay(after=self._segments.manifest.applied):
-            decoded = decode_record(record.data)
-            if isinstance(decoded, UpsertRecord):
-                vectors = np.frombuffer(decoded.vectors, np.float32).reshape(len(decoded.keys), -1)
-                charge = self._sealing.admit(len(decoded.keys))
-                operation = Upsert(self._path, decoded.keys, vectors, decoded.payloads, charge)
-                with self._commit.paused():
-                    try:
-                        operation.head = self._path.stage(vectors, decoded.payloads)
-                    except BaseException:
-                        operation.abandon()
-                        raise
-                    self._path.apply_upsert(operation, record.number)
-            else:
-                with self._commit.paused():
-                    self._path.apply_delete(decoded.keys, record.number)
+            operation = decode_operation(record.data, self._path, self._sealing.admit)
+            with self._commit.paused():
+                operation.apply_again(record.number)
 
     def close(self) -> None:
         """Finish what is being written, and have the background work leave the shard alone."""
@@ -328,18 +252,3 @@ class Shard:
         self._path.close()
         self._current.publish(View())
         self._sealing.close()
-
-    def _head_points(self, dimension: int, limits: ShardLimits) -> int:
-        """How many points a head may take: fewer where what it becomes could have no index otherwise."""
-        most = limits.head_points
-        if self._payload_indexes.schema:
-            most = min(most, limits.filtered_head_points)
-        largest = self._indexes.largest_segment(dimension)
-        return most if largest is None else min(most, largest)
-
-    def _is_running(self) -> bool:
-        return not (self._closed.is_set() or self._maintenance.stopping.is_set())
-
-    def _check_open(self) -> None:
-        if self._closed.is_set():
-            raise StoreClosed(f"{self._folder} is closed: its collection was deleted or the store shuts down")

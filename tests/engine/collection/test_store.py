@@ -86,7 +86,7 @@ def test_a_collection_whose_recovery_fails_holds_no_memory(
     def corrupt(data: bytes) -> None:
         raise StoreCorrupt("a record that cannot be read")
 
-    monkeypatch.setattr("vectorizer_engine.collection.shard.decode_record", corrupt)
+    monkeypatch.setattr("vectorizer_engine.collection.operations.decode_record", corrupt)
     memory = CacheMemoryManager(16 * MiB)
     store = VectorStore.open(tmp_path, memory=memory, limits=SMALL)
     assert store.damaged == {"c": "a record that cannot be read"}
