@@ -76,7 +76,11 @@ def create_collection(call: Call) -> Any:
     params = CollectionParams(dimension=vectors.size, distance=distance, storage=storage, vector_name=name)
     _tell_what_is_not_used(call, ("vectors.", vectors), ("", body))
     call.engine.store.create_collection(
-        call.path["collection"], params, tenant=call.tenant, shards=body.shard_number
+        call.path["collection"],
+        params,
+        tenant=call.tenant,
+        shards=body.shard_number,
+        copies=body.replication_factor or 1,
     )
     return True
 
@@ -127,7 +131,7 @@ def describe_collection(call: Call) -> Any:
             "params": {
                 "vectors": {info.params.vector_name: vectors} if info.params.vector_name else vectors,
                 "shard_number": info.shards,
-                "replication_factor": 1,
+                "replication_factor": info.copies,
                 "write_consistency_factor": 1,
                 "on_disk_payload": True,
             },

@@ -41,6 +41,12 @@ def refresh_catalog(call: Call) -> Plain:
     return Plain(b"seen")
 
 
+def announced(call: Call) -> Plain:
+    """Another member has written to the logs of shards: see `distributed.announcer`."""
+    _store(call).announced(call.body)
+    return Plain(b"heard")
+
+
 def shards_here(call: Call) -> Plain:
     """Which shards of a collection are served here: see `distributed.whereabouts`."""
     token = decode_request(_token, call.body)

@@ -29,7 +29,7 @@ def request_observer(registry: CollectorRegistry) -> ObserveRequest:
 
 def membership(store: DistributedStore) -> Iterable[Metric]:
     """What is so at this moment."""
-    topology = store.topology.current
+    topology, lag = store.topology.current, store.lag
     for name, documentation, value in (
         (
             "vectorizer_cluster_topology_version",
@@ -48,6 +48,18 @@ def membership(store: DistributedStore) -> Iterable[Metric]:
             "vectorizer_shards_leaving",
             "Shards that this member serves until others do, which are to.",
             store.leaving,
+        ),
+        ("vectorizer_shards_to_read", "Shards of other members that this one is to read along.", lag.wanted),
+        ("vectorizer_shards_read", "Shards of other members that this one reads along.", lag.open),
+        (
+            "vectorizer_reader_lag_frames",
+            "Frames of a log that its owner told of and that were not read here: of the shard with the most.",
+            lag.frames,
+        ),
+        (
+            "vectorizer_reader_lag_seconds",
+            "For how long a shard that is read along has been behind what its owner told: of the one with the longest.",
+            lag.seconds,
         ),
     ):
         yield GaugeMetricFamily(name, documentation, value)

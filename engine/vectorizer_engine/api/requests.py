@@ -44,7 +44,7 @@ class CreateCollection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     vectors: Raw | UnsetType = UNSET
     on_disk_payload: bool | None = None
     shard_number: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    replication_factor: Literal[1] | None = None
+    replication_factor: Annotated[int, msgspec.Meta(ge=1)] | None = None
     write_consistency_factor: Literal[1] | None = None
     sharding_method: Literal["auto"] | None = None
     hnsw_config: dict[str, Any] | None = None

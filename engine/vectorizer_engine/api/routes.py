@@ -14,6 +14,7 @@ from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.router import Route, Where
 from vectorizer_engine.distributed.messages import (
     CATALOG_PATH,
+    FRAMES_PATH,
     READ_PATH,
     RELEASE_PATH,
     SHARDS_PATH,
@@ -29,7 +30,7 @@ _P = f"{_C}/points"
 
 _READ = frozenset({"timeout", "consistency"})
 """One member answers for a shard, and makes sure that it still may, so every read consistency that Qdrant knows holds.
-It does not make sure with `consistency=1` (`Call.collection`)."""
+With `consistency=1` it does not make sure, and readers may answer as well (`Call.collection`)."""
 
 _WRITE = frozenset({"timeout", "wait", "ordering"})
 """Writes of one node happen in one order, so every write ordering that Qdrant knows holds."""
@@ -117,6 +118,7 @@ ROUTES: tuple[Route, ...] = (
     _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
     _internal("POST", RELEASE_PATH, internal.release, Where.WRITERS),
     _internal("POST", CATALOG_PATH, internal.refresh_catalog, Where.WRITERS),
+    _internal("POST", FRAMES_PATH, internal.announced, Where.LOOP),
     _internal("POST", SHARDS_PATH, internal.shards_here, Where.READERS),
     _internal("GET", TOPOLOGY_PATH, internal.get_topology, Where.LOOP),
     _internal("PUT", TOPOLOGY_PATH, internal.put_topology, Where.WRITERS),

@@ -41,12 +41,13 @@ _UNUSABLE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 
 
 class Description(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a collection's folder says of itself."""
+    """What a collection's folder says of itself. `copies` is how many members have each of its shards at hand."""
 
     name: str
     params: CollectionParams
     tenant: str = NO_TENANT
     shards: int = 1
+    copies: int = 1
 
     @property
     def shard_names(self) -> list[str]:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheType
@@ -19,8 +20,11 @@ from vectorizer_engine.collection.selection import Selector
 from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Predicate
 from vectorizer_engine.collection.view import CurrentView, Place, View
 from vectorizer_engine.errors import StoreClosed
-from vectorizer_engine.storage.manifest import QuarantinedSegment
-from vectorizer_engine.storage.segment_store import FileSegmentStore
+from vectorizer_engine.storage.manifest import Manifest, QuarantinedSegment
+
+
+class _Segments(Protocol):
+    manifest: Manifest
 
 
 class ReadableShard(ABC):
@@ -29,7 +33,7 @@ class ReadableShard(ABC):
     `_segments` and `_payload_indexes` are set by whoever opens it.
     """
 
-    _segments: FileSegmentStore
+    _segments: _Segments
     _payload_indexes: PayloadIndexes
 
     def __init__(
@@ -54,6 +58,10 @@ class ReadableShard(ABC):
             maintenance=environment.maintenance,
             rebuild=rebuild,
         )
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
 
     @property
     def view(self) -> View:

@@ -26,7 +26,7 @@ from vectorizer_engine.errors import (
     StoreClosed,
 )
 from vectorizer_engine.storage.head import POINT_BYTES, Head
-from vectorizer_engine.storage.segment_store import bytes_of_segment
+from vectorizer_engine.storage.segment_folder import bytes_of_segment
 
 logger = logging.getLogger(__name__)
 

@@ -81,6 +81,8 @@ def _open_storage(
 class Shard(ReadableShard):
     """One shard, open. Any thread may call; see the module for who may change what."""
 
+    _segments: FileSegmentStore
+
     def __init__(
         self,
         folder: Path,

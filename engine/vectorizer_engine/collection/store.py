@@ -164,16 +164,26 @@ class VectorStore:
         return {path: damaged.reason for path, damaged in self._damaged.items()}
 
     def create_collection(
-        self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT, shards: int | None = None
+        self,
+        name: str,
+        params: CollectionParams,
+        *,
+        tenant: str = NO_TENANT,
+        shards: int | None = None,
+        copies: int = 1,
     ) -> Collection:
         """Raises CollectionExists, InvalidRequest for a name that cannot be one, ClusterConfigViolation.
 
-        An engine that is not a member of a cluster has one of *shards*.
+        An engine that is not a member of a cluster has one of *shards*, and one of *copies*.
         """
         check_name(name)
         if shards not in (None, 1):
             raise InvalidRequest(
                 f"shard_number is {shards}: an engine that serves alone keeps a collection in one: leave it out"
+            )
+        if copies != 1:
+            raise InvalidRequest(
+                f"replication_factor is {copies}: an engine that serves alone has no other to read along: leave it out"
             )
         if self._mmap_only:
             require_mmap_to_create(name, params.storage)

@@ -92,3 +92,4 @@ class CollectionInfo:
     disk_bytes: int
     problems: tuple[str, ...]
     shards: int = 1
+    copies: int = 1

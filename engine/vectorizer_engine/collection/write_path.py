@@ -10,17 +10,37 @@ begin is `sealing`'s affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from vectorizer_engine.cache.memory_manager import CacheType, Charge
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.operations import Upsert
-from vectorizer_engine.collection.sealing import Sealing
 from vectorizer_engine.collection.view import CurrentView, Part, Place, Source, View
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import disk_errors
 from vectorizer_engine.storage.head import Head
 from vectorizer_engine.storage.live import LiveMask
-from vectorizer_engine.storage.log import Log
+
+
+class Grows(Protocol):
+    """What holds the records of a head: a log."""
+
+    @property
+    def crowded(self) -> bool:
+        """See `Log`."""
+        ...
+
+    def roll(self) -> None:
+        """See `Log`."""
+        ...
+
+
+class TakesHeads(Protocol):
+    """What becomes of heads that take no more points."""
+
+    def submit(self, head: Head | None, charge: Charge, *, applied: int) -> None:
+        """See `Sealing`."""
+        ...
 
 
 class WritePath:
@@ -29,8 +49,8 @@ class WritePath:
     def __init__(
         self,
         current: CurrentView,
-        log: Log,
-        sealing: Sealing,
+        log: Grows,
+        sealing: TakesHeads,
         *,
         dimension: int,
         environment: ShardEnvironment,

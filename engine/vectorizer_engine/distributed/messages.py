@@ -11,6 +11,7 @@ from vectorizer_engine.errors import InvalidRequest
 
 READ_PATH, WRITE_PATH = "/internal/read", "/internal/write"
 CATALOG_PATH = "/internal/catalog"
+FRAMES_PATH = "/internal/frames"
 RELEASE_PATH = "/internal/release"
 SHARDS_PATH = "/internal/shards"
 TOPOLOGY_PATH = "/internal/topology"

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.collection_reader import CollectionReader
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter
 from vectorizer_engine.collection.records import Record, Wanted, decode_payload
 from vectorizer_engine.collection.types import CollectionStatus, LayoutInfo, Predicate
@@ -44,7 +45,7 @@ class Point(msgspec.Struct, array_like=True):
 class Operation(msgspec.Struct, tag=True, tag_field="kind", kw_only=True):
     """By default it is the same for each shard.
 
-    A read that is not `fresh` may be answered by a member that was replaced and does not know it.
+    A read that is not `fresh` may be answered by a member that was replaced and does not know it, or that reads along.
     """
 
     writes: ClassVar[bool] = False
@@ -65,7 +66,14 @@ class Operation(msgspec.Struct, tag=True, tag_field="kind", kw_only=True):
         raise NotImplementedError
 
 
-class Search(Operation):
+class Read(Operation):
+    """One that changes nothing."""
+
+    def run(self, collection: CollectionReader) -> Any:
+        raise NotImplementedError
+
+
+class Search(Read):
     """`queries` is float32 [count, d]. The result has the nearest `limit` points of each, closest first.
 
     Here and below, `inline` is how many bytes of what is wanted may come along.
@@ -87,7 +95,7 @@ class Search(Operation):
     def split(self, shards: int) -> dict[int, Operation]:
         return dict.fromkeys(range(shards), msgspec.structs.replace(self, inline=self.inline // shards))
 
-    def run(self, collection: Collection) -> list[list[Point]]:
+    def run(self, collection: CollectionReader) -> list[list[Point]]:
         answers = collection.search(
             np.frombuffer(self.queries, np.float32).reshape(self.count, -1),
             limit=self.limit,
@@ -109,7 +117,7 @@ class Search(Operation):
         ]
 
 
-class Retrieve(Operation):
+class Retrieve(Read):
     """The points of `keys` that exist, in no particular order."""
 
     result: ClassVar[Any] = list[Point]
@@ -125,7 +133,7 @@ class Retrieve(Operation):
             shard: msgspec.structs.replace(self, keys=keys, inline=inline) for shard, keys in by_shard.items()
         }
 
-    def run(self, collection: Collection) -> list[Point]:
+    def run(self, collection: CollectionReader) -> list[Point]:
         packer = _Packer(self.wanted, self.inline, dimension=collection.params.dimension)
         return [packer.point(record) for record in collection.retrieve(map(decode_id, self.keys))]
 
@@ -140,7 +148,7 @@ class Page(msgspec.Struct, array_like=True):
     following: bytes | None
 
 
-class Scroll(Operation):
+class Scroll(Read):
     """Up to `limit` points in key order, from the first key that is not below `start`."""
 
     result: ClassVar[Any] = Page
@@ -154,7 +162,7 @@ class Scroll(Operation):
     def split(self, shards: int) -> dict[int, Operation]:
         return dict.fromkeys(range(shards), msgspec.structs.replace(self, inline=self.inline // shards))
 
-    def run(self, collection: Collection) -> Page:
+    def run(self, collection: CollectionReader) -> Page:
         records, following = collection.scroll(
             start=None if self.start is None else decode_id(self.start),
             limit=self.limit,
@@ -170,12 +178,12 @@ class Scroll(Operation):
         return Page(points[: self.limit], min(behind, default=None))
 
 
-class Count(Operation):
+class Count(Read):
     result: ClassVar[Any] = int
 
     filter: bytes | None
 
-    def run(self, collection: Collection) -> int:
+    def run(self, collection: CollectionReader) -> int:
         return collection.count(_predicate(self.filter))
 
     def merge(self, results: Sequence[int]) -> int:
@@ -327,10 +335,10 @@ class Facts(msgspec.Struct):
     last_operation: int
 
 
-class Describe(Operation):
+class Describe(Read):
     result: ClassVar[Any] = Facts
 
-    def run(self, collection: Collection) -> Facts:
+    def run(self, collection: CollectionReader) -> Facts:
         info = collection.info()
         return Facts(
             info.status,

@@ -8,15 +8,18 @@ is sent again only if it was certainly not carried out. The result is complete o
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
 
+from vectorizer_engine.distributed.followed_shards import FollowedShards
 from vectorizer_engine.distributed.gossip import Gossip
 from vectorizer_engine.distributed.held_shard import NotHeld, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
@@ -31,7 +34,7 @@ from vectorizer_engine.distributed.messages import (
     request_decoder,
     response_decoder,
 )
-from vectorizer_engine.distributed.operations import Operation
+from vectorizer_engine.distributed.operations import Operation, Read
 from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import (
@@ -90,6 +93,7 @@ class Router:
         name: str,
         topology: KnownTopology,
         held: HeldShards,
+        followed: FollowedShards,
         peers: Peers,
         gossip: Gossip,
         *,
@@ -104,6 +108,7 @@ class Router:
         self._name = name
         self._topology = topology
         self._held = held
+        self._followed = followed
         self._peers = peers
         self._gossip = gossip
         self._knows = knows
@@ -116,9 +121,10 @@ class Router:
 
     # --- asking ----------------------------------------------------------------------------------------
 
-    def ask(self, token: str, name: str, operations: Mapping[int, Operation]) -> Any:
+    def ask(self, token: str, name: str, operations: Mapping[int, Operation], *, copies: int = 1) -> Any:
         """The merged result of *operations*, by shard, of the collection *name*.
 
+        Any of so many *copies* of each shard may answer: of 1, its owner. More are for reads that are not `fresh`.
         Raises ShardsUnavailable that names the shards, WriteInDoubt, CollectionGone, AnsweredElsewhere, and what the
         operations raise here.
         """
@@ -128,9 +134,9 @@ class Router:
         results: list[Any] = []
         why: dict[int, str] = {}
         deadline = time.monotonic() + PATIENCE
-        while True:
+        for attempt in count(random.randrange(copies)):
             topology = self._topology.current
-            asked = self._choose(token, topology, pending, to_former)
+            asked = self._choose(token, topology, pending, to_former, copies, attempt)
             to_former = set()
             for done in self._round(token, topology, asked, why, to_former, deadline):
                 results.append(done.result)
@@ -142,22 +148,34 @@ class Router:
                 raise _unavailable(name, dict.fromkeys(pending, "no member is known that could serve it"))
             if time.monotonic() >= deadline:
                 raise _unavailable(name, {shard: why.get(shard, "it is moving") for shard in pending})
-            if not to_former:
+            if not to_former and attempt % copies == 0:
                 self._gossip.look()
                 self._topology.wait_for_newer(topology.version, seconds=PAUSE_SECONDS)
+        raise AssertionError("there is always another attempt")
 
     def _choose(
-        self, token: str, topology: Topology, pending: Mapping[int, Operation], to_former: set[int]
+        self,
+        token: str,
+        topology: Topology,
+        pending: Mapping[int, Operation],
+        to_former: set[int],
+        copies: int,
+        attempt: int,
     ) -> dict[Member | None, dict[int, Operation]]:
-        """Whom to ask for which shards; None is this member. Shards *to_former* are still with their former owner."""
+        """Whom to ask for which shards; None is this member. Shards *to_former* are still with their former owner.
+
+        Of several *copies* the one that is here is asked first, then one after the other.
+        """
         asked: dict[Member | None, dict[int, Operation]] = {}
         for shard, operation in pending.items():
-            member = topology.owner(token, shard)
+            members = topology.copies(token, shard, copies)
+            if not members:
+                continue
+            member = members[attempt % len(members)]
             if shard in to_former:
                 member = topology.former_owner(token, shard) or member
-            if member is None:
-                continue
             is_here = member.name == self._name or self._held.serves(ShardId(token, shard))
+            is_here = is_here or (copies > 1 and self._followed.find(ShardId(token, shard)) is not None)
             asked.setdefault(None if is_here else member, {})[shard] = operation
         return asked
 
@@ -323,10 +341,18 @@ class Router:
 
     def _one(self, shard: ShardId, operation: Operation, deadline: float) -> Any:
         """Raises NotHeld where nothing was done because another member has the shard."""
+        if isinstance(operation, Read) and not operation.fresh and not self._held.serves(shard):
+            reader = self._followed.find(shard)
+            if reader is not None:
+                try:
+                    with self._reading:
+                        return operation.run(reader)
+                except StoreClosed:  # its memory was wanted in this moment
+                    raise NotHeld from None
         held = self._held.get(shard, deadline=deadline)
         try:
             with held.used() as collection:
-                if operation.writes:
+                if not isinstance(operation, Read):
                     return operation.run(collection)
                 if operation.fresh:
                     held.confirm()

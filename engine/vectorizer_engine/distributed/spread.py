@@ -58,18 +58,30 @@ class SpreadCollection:
     """See `Collection`, whose methods these are. Any thread may call."""
 
     def __init__(
-        self, name: str, params: CollectionParams, *, tenant: str, token: str, shards: int, router: Router
+        self,
+        name: str,
+        params: CollectionParams,
+        *,
+        tenant: str,
+        token: str,
+        shards: int,
+        copies: int,
+        router: Router,
     ) -> None:
         self.name = name
         self.tenant = tenant
         self.params = params
         self.token = token
         self.shards = shards
+        self.copies = copies
         self._router = router
         self._fresh = True
 
     def maybe_stale(self) -> SpreadCollection:
-        """The same collection, whose reads are answered also where the store cannot be asked who serves a shard now."""
+        """The same collection, whose reads any copy of a shard may answer, as of a moment ago.
+
+        They are answered also where the store cannot be asked who serves a shard now.
+        """
         other = copy.copy(self)
         other._fresh = False
         return other
@@ -87,6 +99,7 @@ class SpreadCollection:
             disk_bytes=facts.disk_bytes,
             problems=tuple(facts.problems),
             shards=self.shards,
+            copies=self.copies,
         )
 
     def upsert(
@@ -242,7 +255,8 @@ class SpreadCollection:
 
     def _ask(self, operation: Operation) -> Any:
         operation.fresh = self._fresh
-        return self._router.ask(self.token, self.name, operation.split(self.shards))
+        copies = 1 if self._fresh else self.copies
+        return self._router.ask(self.token, self.name, operation.split(self.shards), copies=copies)
 
     def _records(self, points: Iterable[Point]) -> list[Record]:
         rest = _Rest(self)

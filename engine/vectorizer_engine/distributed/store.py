@@ -10,8 +10,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
@@ -35,10 +37,12 @@ from vectorizer_engine.collection.shared_collections import (
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.config import ObjectStoreConfig
+from vectorizer_engine.distributed.announcer import Announcer, Frames
+from vectorizer_engine.distributed.followed_shards import FollowedShards, Lag
 from vectorizer_engine.distributed.gossip import Gossip
-from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, ShardId
+from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
-from vectorizer_engine.distributed.messages import CATALOG_PATH
+from vectorizer_engine.distributed.messages import CATALOG_PATH, decode_request
 from vectorizer_engine.distributed.peers import Peers
 from vectorizer_engine.distributed.placement import draw_token
 from vectorizer_engine.distributed.router import ObserveRequest, Router
@@ -62,10 +66,13 @@ from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
 
+_frames = msgspec.msgpack.Decoder(list[Frames])
+
 DEFAULT_SHARDS = 6
 """Of a collection that does not say how many it wants."""
 
 MOST_SHARDS = 64
+MOST_COPIES = 8
 
 LOOK_SECONDS = 1.0
 """Between attempts to read the catalog, where the store is away."""
@@ -112,27 +119,33 @@ class DistributedStore:
             ),
             memory=memory,
             results=results,
-            is_used=lambda shard: self._held.uses(shard),
+            is_used=lambda shard: self._held.uses(shard) or self._followed.uses(shard),
+            observe=lambda shard, number, size: self._announcer.wrote(shard, number, size),
         )
         self.topology = KnownTopology(path, files=files)
         self._peers = Peers(key)
         self._gossip = Gossip(name, self.topology, self._peers)
+        self._announcer = Announcer(name, self.topology, self._peers)
         self._held = HeldShards(
-            self._volume.open,
-            Handover(self.topology, self._peers, copy_ahead=self._volume.copy_ahead),
-            closed=self._volume.let_go,
+            self._take_over,
+            Handover(self.topology, self._peers, copy_ahead=self._copy_ahead),
+            closed=self._let_go,
+        )
+        self._followed = FollowedShards(
+            self._volume.open_reader, is_held=self._held.uses, closed=self._volume.let_go
         )
         self.router = Router(
             name,
             self.topology,
             self._held,
+            self._followed,
             self._peers,
             self._gossip,
             readers=readers,
             knows=self._knows,
             observe=observe_request,
         )
-        self.whereabouts = Whereabouts(name, self.topology, self._held, self._peers)
+        self.whereabouts = Whereabouts(name, self.topology, self._held, self._followed, self._peers)
         # Held while what follows is made to fit the catalog and the topology.
         self._lock = threading.Lock()
         self._collections: dict[str, SpreadCollection] = {}
@@ -237,17 +250,30 @@ class DistributedStore:
         return None
 
     def create_collection(
-        self, name: str, params: CollectionParams, *, tenant: str = NO_TENANT, shards: int | None = None
+        self,
+        name: str,
+        params: CollectionParams,
+        *,
+        tenant: str = NO_TENANT,
+        shards: int | None = None,
+        copies: int = 1,
     ) -> SpreadCollection:
-        """Raises CollectionExists, InvalidRequest for what cannot be a name or a number of shards, WriteInDoubt."""
+        """*copies* is how many members have each shard at hand: its owner, and readers.
+
+        Raises CollectionExists, InvalidRequest for what cannot be a name or a number of shards, WriteInDoubt.
+        """
         check_name(name)
         if shards is not None and not 1 <= shards <= MOST_SHARDS:
             raise InvalidRequest(
                 f"shard_number is {shards}: expected 1 to {MOST_SHARDS}, or leave it out for {DEFAULT_SHARDS}"
             )
+        if not 1 <= copies <= MOST_COPIES:
+            raise InvalidRequest(
+                f"replication_factor is {copies}: expected 1 to {MOST_COPIES}, or leave it out for 1"
+            )
         if self._mmap_only:
             require_mmap_to_create(name, params.storage)
-        created = Description(name, params, tenant, shards or DEFAULT_SHARDS)
+        created = Description(name, params, tenant, shards or DEFAULT_SHARDS, copies)
         token = draw_token([member.name for member in self.topology.current.members], created.shards)
         with disk_errors(f"create collection '{name}'"):
             try:
@@ -306,6 +332,16 @@ class DistributedStore:
         """The shards that this member serves, each as a collection of its own."""
         return [held.collection for held in self._held.open_now().values()]
 
+    def announced(self, body: bytes | bytearray) -> None:
+        """What another member has written to the logs of shards: see `announcer`. Raises InvalidRequest."""
+        frames = decode_request(_frames, body)
+        self._followed.announced(frames)
+
+    @property
+    def lag(self) -> Lag:
+        """How far this member is with the shards that it reads along."""
+        return self._followed.lag
+
     def release(self, body: bytes | bytearray) -> bytes:
         """Let go of a shard that another member asks for; see `succession`."""
         return answer_release(
@@ -327,7 +363,9 @@ class DistributedStore:
             return
         self._closed = True
         self._maintenance.close()
+        self._followed.close()
         self._held.close()
+        self._announcer.close()
         self.router.close()
         self._gossip.close()
         self._peers.close()
@@ -391,6 +429,29 @@ class DistributedStore:
                 ),
                 existing=lambda shard: shard.token in self._collections,
             )
+            # Also the own ones: what was read along is of use until they are taken over.
+            self._followed.want(
+                ShardId(collection.token, number)
+                for collection in self._collections.values()
+                if collection.copies > 1
+                for number in range(collection.shards)
+                if any(
+                    member.name == self.name
+                    for member in topology.copies(collection.token, number, collection.copies)
+                )
+            )
+
+    def _copy_ahead(self, shard: ShardId, still_wanted: Callable[[], bool]) -> None:
+        if self._followed.find(shard) is None:  # it has copies otherwise
+            self._volume.copy_ahead(shard, still_wanted)
+
+    def _take_over(self, shard: ShardId, predecessor: bytes | None) -> HeldShard:
+        self._followed.give_up(shard)
+        return self._volume.open(shard, predecessor)
+
+    def _let_go(self, shard: ShardId) -> None:
+        self._announcer.forget(shard)
+        self._volume.let_go(shard)
 
     def _collection(self, token: str, described: Description) -> SpreadCollection:
         return SpreadCollection(
@@ -399,5 +460,6 @@ class DistributedStore:
             tenant=described.tenant,
             token=token,
             shards=described.shards,
+            copies=described.copies,
             router=self.router,
         )

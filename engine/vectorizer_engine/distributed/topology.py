@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from heapq import nlargest
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,16 @@ class Topology(msgspec.Struct, frozen=True):
         wins. So a member that leaves gives away its own shards only, and one that joins takes only what it will keep.
         """
         return _heaviest(self.members, token, shard)
+
+    def copies(self, token: str, shard: int, count: int) -> list[Member]:
+        """The owner of a shard and its readers, so many of them together as there are members for.
+
+        They are in the order in which they would own it: where a member leaves, the next one has been a reader.
+        """
+        if count == 1:
+            owner = self.owner(token, shard)
+            return [] if owner is None else [owner]
+        return nlargest(count, self.members, key=lambda member: weight(member.name, token, shard))
 
     def former_owner(self, token: str, shard: int) -> Member | None:
         """Who served a shard before, if that was another member than it is now."""

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
+from vectorizer_engine.collection.collection_reader import CollectionReader
 from vectorizer_engine.collection.data_folder import Description, folder_stem, shard_number, token_of
 from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.shard import Shard
+from vectorizer_engine.collection.shard_reader import ShardReader
 from vectorizer_engine.collection.shared_collections import alive, decode_description
 from vectorizer_engine.distributed.copies import Copies
+from vectorizer_engine.distributed.followed_shards import OpenReader
 from vectorizer_engine.distributed.held_shard import HeldShard, ShardId
 from vectorizer_engine.errors import CollectionGone
 from vectorizer_engine.storage.files import disk_errors
@@ -36,8 +40,13 @@ class Volume:
         memory: CacheMemoryManager,
         results: Mapping[str, AdvancedCache],
         is_used: Callable[[ShardId], bool],
+        observe: Callable[[ShardId, int, int], None],
     ) -> None:
-        """*is_used* says whether this member serves a shard, or is about to. For *results* see `VectorStore.open`."""
+        """*is_used* says whether this member serves or reads a shard, or is about to.
+
+        *observe* is told of each frame of the log of a shard that others read, with its size. For *results* see
+        `VectorStore.open`.
+        """
         self._root = root
         self._shared = shared
         self._environment = environment
@@ -45,6 +54,7 @@ class Volume:
         self._memory = memory
         self._results = results
         self._is_used = is_used
+        self._observe = observe
         self._copies = Copies(root, files=environment.files)
 
     def remove_strangers(self) -> None:
@@ -65,11 +75,13 @@ class Volume:
     def open(self, shard: ShardId, predecessor: bytes | None) -> HeldShard:
         """Take a shard over, after the writer *predecessor* if it let go of it. Raises EngineError."""
         described = self._described(shard)
-        succession = new_writer(after=predecessor)
+        succession = new_writer(
+            after=predecessor, observe=partial(self._observe, shard) if described.copies > 1 else None
+        )
         opened = Shard(
             self._make_folder(shard, described),
             described.params,
-            replace(self._environment, memory=self._memory.account(described.tenant)),
+            self._environment_of(described.tenant),
             succession=succession,
         )
         collection = Collection(
@@ -81,6 +93,21 @@ class Volume:
         )
         return HeldShard(opened, collection, succession.writer)
 
+    def open_reader(self, shard: ShardId) -> OpenReader:
+        """Read along a shard that another member serves. Raises EngineError, Outrun."""
+        described = self._described(shard)
+        opened = ShardReader(
+            self._make_folder(shard, described), described.params, self._environment_of(described.tenant)
+        )
+        collection = CollectionReader(
+            described.name,
+            described.params,
+            opened,
+            tenant=described.tenant,
+            results=self._results.get(described.tenant),
+        )
+        return OpenReader(opened, collection)
+
     def let_go(self, shard: ShardId) -> None:
         """Remove the copies of a collection that was deleted. Others are kept while there is room."""
         entry = self._shared.catalog.entries.get(shard.token)
@@ -91,6 +118,9 @@ class Volume:
             return
         self._copies.not_served_any_more(self._folder(shard, decode_description(entry)))
         self._copies.make_room(self._is_in_use)
+
+    def _environment_of(self, tenant: str) -> ShardEnvironment:
+        return replace(self._environment, memory=self._memory.account(tenant))
 
     def _described(self, shard: ShardId) -> Description:
         """After a look into the catalog: the log of a collection that was deleted must not be opened.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from vectorizer_engine.distributed.followed_shards import FollowedShards
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.messages import SHARDS_PATH
 from vectorizer_engine.distributed.peers import Peers
@@ -23,7 +24,7 @@ class State(StrEnum):
     """Qdrant's words for the state of a shard at a member, as far as they mean something here."""
 
     ACTIVE = "Active"
-    """It serves the shard."""
+    """It serves the shard, or reads it along."""
     PARTIAL = "Partial"
     """It is to serve the shard and opens it."""
     DEAD = "Dead"
@@ -48,10 +49,14 @@ class Move(NamedTuple):
 
 
 class ShardsHere(msgspec.Struct, array_like=True):
-    """Of one collection: how many points each shard has that is served here, and which cannot be opened."""
+    """Of one collection: how many points each shard has that is served here, and each that is read along.
+
+    `damaged` are those that cannot be opened.
+    """
 
     points: dict[int, int]
     damaged: list[int]
+    read: dict[int, int]
 
 
 _here = msgspec.msgpack.Decoder(ShardsHere)
@@ -60,11 +65,19 @@ _here = msgspec.msgpack.Decoder(ShardsHere)
 class Whereabouts:
     """Any thread may call."""
 
-    def __init__(self, name: str, topology: KnownTopology, held: HeldShards, peers: Peers) -> None:
+    def __init__(
+        self,
+        name: str,
+        topology: KnownTopology,
+        held: HeldShards,
+        followed: FollowedShards,
+        peers: Peers,
+    ) -> None:
         """*name* is this member's."""
         self._name = name
         self._topology = topology
         self._held = held
+        self._followed = followed
         self._peers = peers
 
     def here(self, token: str) -> ShardsHere:
@@ -75,6 +88,11 @@ class Whereabouts:
                 if shard.token == token
             },
             [shard.number for shard in self._held.damaged() if shard.token == token],
+            {
+                shard.number: reader.count()
+                for shard, reader in self._followed.open_now().items()
+                if shard.token == token
+            },
         )
 
     def find(self, token: str, shards: int) -> tuple[list[Place], list[Move]]:
@@ -95,6 +113,11 @@ class Whereabouts:
                 name: here.points[shard] for name, here in said.items() if here and shard in here.points
             }
             places += (Place(shard, name, State.ACTIVE, points) for name, points in serving.items())
+            places += (
+                Place(shard, name, State.ACTIVE, here.read[shard])
+                for name, here in said.items()
+                if here and shard in here.read and name not in serving
+            )
             owner = topology.owner(token, shard)
             if owner is None or owner.name in serving:
                 continue

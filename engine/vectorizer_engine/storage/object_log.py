@@ -17,6 +17,7 @@ from typing import NamedTuple
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.storage.garbage import Garbage
 from vectorizer_engine.storage.log import InDoubt, Record
+from vectorizer_engine.storage.log_objects import frame_name, list_frames, no_frames, read_frame
 from vectorizer_engine.storage.object_frame import (
     Checkpoint,
     Frame,
@@ -46,16 +47,21 @@ Sixteen at a time, 2,000 take about 2 s at 15 ms each."""
 _NOBODY = bytes(16)
 
 
+ObserveFrame = Callable[[int, int], None]
+"""Is told the number of each frame of a log that its owner has made, and its size."""
+
+
 class Succession(NamedTuple):
     """Who opens a log. `predecessor` is a writer that is known to have stopped to serve reads as well."""
 
     writer: bytes
     predecessor: bytes | None = None
+    observe: ObserveFrame | None = None
 
 
-def new_writer(*, after: bytes | None = None) -> Succession:
+def new_writer(*, after: bytes | None = None, observe: ObserveFrame | None = None) -> Succession:
     """Somebody who has never written before."""
-    return Succession(secrets.token_bytes(16), after)
+    return Succession(secrets.token_bytes(16), after, observe)
 
 
 class ObjectLog:
@@ -89,6 +95,7 @@ class ObjectLog:
         self._clock = clock
         succession = succession or new_writer()
         self._writer = succession.writer
+        self._observe = succession.observe
         self._fenced = False
         self._doubt: InDoubt | None = None
         self._checkpoint_in_doubt = False
@@ -121,7 +128,7 @@ class ObjectLog:
 
         def attempt() -> None:
             try:
-                store.create(_name(f"{prefix}/log", 1), encode_frame(first))
+                store.create(frame_name(f"{prefix}/log", 1), encode_frame(first))
             except ObjectExists:  # by an earlier attempt: nobody else knows the prefix
                 return
 
@@ -302,6 +309,8 @@ class ObjectLog:
         self._sizes.append(size)
         self._next_frame = frame.number + 1
         self._next_record = frame.next_record
+        if self._observe is not None:
+            self._observe(frame.number, size)
 
     def _fence(self, number: int) -> Fenced:
         self._fenced = True
@@ -346,20 +355,19 @@ class ObjectLog:
 
     def _try_to_claim(self) -> tuple[dict[int, int], bytes, Frame]:
         """The sizes of all frames before the claim, who wrote the last of them, and the claim that followed it."""
-        sizes = self._list()
+        sizes = list_frames(self._store, self._prefix)
         if not sizes:
-            raise StoreCorrupt(
-                f"there is no object below {self._prefix}, where at least one claim must be: the collection's objects "
-                "were deleted; restore it from a snapshot"
-            )
+            raise no_frames(self._prefix)
         end = max(sizes)
         try:
-            last = self._read_frame(end)
+            last = read_frame(self._store, self._prefix, end)
         except ObjectMissing:
             raise OSError(f"{self._name(end)} was forgotten while this process claimed the log") from None
         claim = Frame(Kind.CLAIM, end + 1, last.next_record, 0, last.newest_checkpoint, self._writer, b"")
         data = encode_frame(claim)
-        if self._put(claim.number, data) != data or self._list(after=claim.number):
+        if self._put(claim.number, data) != data or list_frames(
+            self._store, self._prefix, after=claim.number
+        ):
             raise OSError(f"others write to {self._prefix} while this process claims it")
         return sizes, last.writer, claim
 
@@ -380,40 +388,18 @@ class ObjectLog:
             f"the object {self._name(number)} is missing: restore the collection from a snapshot"
         )
 
-    def _list(self, *, after: int = 0) -> dict[int, int]:
-        start = self._name(after) if after else ""
-        return {
-            int(name.rpartition("/")[2]): size for name, size in self._store.list(self._prefix, after=start)
-        }
-
     def _read(self, number: int) -> Frame:
         """A frame that is needed. Raises Fenced where somebody else has forgotten it, else StoreCorrupt."""
         try:
-            return repeated(lambda: self._read_frame(number), patience=self._patience)
+            return repeated(lambda: read_frame(self._store, self._prefix, number), patience=self._patience)
         except ObjectMissing:
-            following = repeated(lambda: self._list(after=self._next_frame - 1), patience=self._patience)
+            end = self._next_frame - 1
+            following = repeated(
+                lambda: list_frames(self._store, self._prefix, after=end), patience=self._patience
+            )
             if following:
                 raise self._fence(min(following)) from None
             raise self._missing(number) from None
 
-    def _read_frame(self, number: int) -> Frame:
-        return _read_frame(self._store, self._prefix, number)
-
     def _name(self, number: int) -> str:
-        return _name(self._prefix, number)
-
-
-def newest_checkpoint(store: ObjectStore, prefix: str) -> Checkpoint | None:
-    """The last checkpoint of the log at *prefix*, as somebody sees it who does not own it. Raises OSError."""
-    numbers = (int(name.rpartition("/")[2]) for name, _ in store.list(f"{prefix}/log"))
-    number = _read_frame(store, f"{prefix}/log", max(numbers, default=1)).newest_checkpoint
-    return decode_checkpoint(_read_frame(store, f"{prefix}/log", number)) if number else None
-
-
-def _read_frame(store: ObjectStore, prefix: str, number: int) -> Frame:
-    name = _name(prefix, number)
-    return decode_frame(store.read(name), name=name, number=number)
-
-
-def _name(prefix: str, number: int) -> str:
-    return f"{prefix}/{number:020d}"
+        return frame_name(self._prefix, number)

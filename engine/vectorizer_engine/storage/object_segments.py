@@ -19,8 +19,9 @@ from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.log_objects import list_frames, read_newest_checkpoint
 from vectorizer_engine.storage.manifest import Manifest
-from vectorizer_engine.storage.object_log import ObjectLog, newest_checkpoint
+from vectorizer_engine.storage.object_log import ObjectLog
 from vectorizer_engine.storage.object_store import ObjectMissing, ObjectStore, repeated
 from vectorizer_engine.storage.read_ahead import read_ahead
 from vectorizer_engine.storage.segment import (
@@ -30,7 +31,8 @@ from vectorizer_engine.storage.segment import (
     FileChecksum,
     checksum_of,
 )
-from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore, segment_path
+from vectorizer_engine.storage.segment_folder import segment_path
+from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +151,9 @@ def copy_segments_ahead(
 
     The shard is another process's, which may replace the segments meanwhile. Raises StoreCorrupt and OSError.
     """
-    checkpoint = newest_checkpoint(store, prefix)
-    if checkpoint is None:
+    log = f"{prefix}/log"
+    _, checkpoint = read_newest_checkpoint(store, log, list_frames(store, log))
+    if not checkpoint.state:
         return
     shared = msgspec.msgpack.decode(checkpoint.state, type=SharedManifest)
     files.make_folder(folder / "segments")

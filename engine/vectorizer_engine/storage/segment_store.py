@@ -10,18 +10,17 @@ Nothing here knows what is live at present: that is handed in when a manifest is
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
+from vectorizer_engine.cache.memory_manager import Charge, MemoryAccount
 from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import Files
-from vectorizer_engine.storage.live import LiveMask, mask_bytes
+from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.manifest import (
     Manifest,
     QuarantinedSegment,
@@ -31,26 +30,14 @@ from vectorizer_engine.storage.manifest import (
 )
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment import Segment, StoredPoint, verify_segment, write_segment
+from vectorizer_engine.storage.segment_folder import SegmentFolder
 
 logger = logging.getLogger(__name__)
 
 Batches = Iterable[tuple[Sequence[StoredPoint], Vectors]]
 
 
-def bytes_of_segment(points: int) -> int:
-    """What a segment of so many points holds on the heap, its indexes apart: which of its rows count.
-
-    Twice: a write makes the next mask of them while readers have the last one.
-    """
-    return 2 * mask_bytes(points)
-
-
-def segment_path(folder: Path, number: int) -> Path:
-    """Where the segment of this number of the shard in *folder* is."""
-    return folder / "segments" / f"{number:08d}"
-
-
-class FileSegmentStore:
+class FileSegmentStore(SegmentFolder):
     """Segments in the folders of *folder*. What publishes is for one thread at a time, the rest for any."""
 
     def __init__(
@@ -63,13 +50,7 @@ class FileSegmentStore:
         files: Files,
     ) -> None:
         """Raises StoreCorrupt where the manifest cannot be read, and OSError."""
-        self._folder = folder
-        self._dimension = dimension
-        self._storage = storage
-        self._memory = memory
-        self._files = files
-        self._lock = threading.Lock()
-        self._charges: dict[Segment, Charge] = {}
+        super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
         self._in_doubt: set[int] = set()
         self.manifest = self._load_manifest()
         self._next = self.manifest.next_segment
@@ -83,10 +64,7 @@ class FileSegmentStore:
 
     def open_all(self) -> list[tuple[Segment, LiveMask]]:
         """Verify and open what the manifest names, set aside what is damaged, remove what no manifest knows."""
-        named = {self._path(entry.id) for entry in self.manifest.segments}
-        for folder in (self._folder / "segments").iterdir():
-            if folder not in named:
-                self._files.remove_tree(folder)
+        self._remove_others({entry.id for entry in self.manifest.segments})
         opened: list[tuple[Segment, LiveMask]] = []
         damaged: list[QuarantinedSegment] = []
         for entry in self.manifest.segments:
@@ -145,19 +123,9 @@ class FileSegmentStore:
 
         Where a manifest that names it may be the durable one, its files stay until another one is for certain.
         """
-        with self._lock:
-            charge = self._charges.pop(segment, None)  # none where the store was closed meanwhile
-        if charge is not None:
-            charge.release()
+        self._give_back(segment)
         if segment.id not in self._in_doubt:
             self._remove(segment.id)
-
-    def close(self) -> None:
-        """Give back what was reserved for the segments."""
-        with self._lock:
-            for charge in self._charges.values():
-                charge.release()
-            self._charges.clear()
 
     def _replace_manifest(self, manifest: Manifest) -> None:
         """Raises OSError. The disk may have failed when the new manifest was already in its place."""
@@ -182,33 +150,6 @@ class FileSegmentStore:
     def _make(self, number: int, batches: Batches) -> None:
         """Write the files of a segment. What it leaves when it fails is for `_remove`."""
         write_segment(self._path(number), batches, dimension=self._dimension, files=self._files)
-
-    def _remove(self, number: int) -> None:
-        """Remove the files of a segment that is not needed any more, or was never finished.
-
-        Those that cannot be removed are left to the next opening: what was published counts all the same.
-        """
-        path = self._path(number)
-        try:
-            self._files.remove_tree(path)
-        except OSError as error:
-            logger.warning("%s is no longer needed, and stays until the next start: %s", path, str(error))
-
-    def _path(self, number: int) -> Path:
-        return segment_path(self._folder, number)
-
-    def _open(self, number: int, reserved: Charge | None = None) -> Segment:
-        segment = Segment(self._path(number), id=number, dimension=self._dimension, storage=self._storage)
-        needed = bytes_of_segment(segment.count)
-        if reserved is not None:
-            charge: Charge | None = reserved.split(needed)
-        else:
-            charge = self._memory.reserve(CacheType.METADATA, needed, vital=True)
-        if charge is None:
-            raise self._memory.limit_exceeded(f"a segment of {segment.count} points", needed)
-        with self._lock:
-            self._charges[segment] = charge
-        return segment
 
     def _set_aside(self, damaged: list[QuarantinedSegment]) -> None:
         """Move segments to the quarantine and out of the manifest.

@@ -13,7 +13,9 @@ from vectorizer_engine.config import ObjectStoreConfig, StorageType
 from vectorizer_engine.storage.catalog import Catalog
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.folder_store import FolderStore
+from vectorizer_engine.storage.followed_segments import FollowedSegments
 from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.log_tail import LogTail
 from vectorizer_engine.storage.object_log import ObjectLog, Succession
 from vectorizer_engine.storage.object_segments import ObjectSegmentStore, copy_segments_ahead
 from vectorizer_engine.storage.object_store import (
@@ -90,6 +92,32 @@ class SharedStore:
             files=files,
         )
         return segments, log
+
+    def open_to_read(
+        self,
+        folder: Path,
+        token: str,
+        *,
+        dimension: int,
+        storage: StorageType,
+        memory: MemoryAccount,
+        files: Files,
+    ) -> tuple[FollowedSegments, LogTail]:
+        """The shard of which *folder* holds copies, for somebody who does not own it.
+
+        Raises StoreCorrupt, Outrun and OSError.
+        """
+        prefix = _prefix(token, folder.name)
+        segments = FollowedSegments(
+            folder,
+            store=self._store,
+            prefix=prefix,
+            dimension=dimension,
+            storage=storage,
+            memory=memory,
+            files=files,
+        )
+        return segments, LogTail(self._store, prefix)
 
     def copy_ahead(self, folder: Path, token: str, *, files: Files, wanted: Callable[[], bool]) -> None:
         """Copy the segments of a shard to *folder* without taking it over, while they are *wanted*.

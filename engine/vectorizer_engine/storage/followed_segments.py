@@ -1,0 +1,71 @@
+"""The sealed segments of a shard that another member writes: copies of what the newest known checkpoint names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from vectorizer_engine.cache.memory_manager import MemoryAccount
+from vectorizer_engine.config import StorageType
+from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.live import LiveMask
+from vectorizer_engine.storage.manifest import Manifest
+from vectorizer_engine.storage.object_segments import SharedManifest, fetch_segment
+from vectorizer_engine.storage.object_store import ObjectStore
+from vectorizer_engine.storage.segment import Segment
+from vectorizer_engine.storage.segment_folder import SegmentFolder
+
+
+class FollowedSegments(SegmentFolder):
+    """Segments below *prefix* in *store*, copied to *folder*. One thread at a time may `follow`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        store: ObjectStore,
+        prefix: str,
+        dimension: int,
+        storage: StorageType,
+        memory: MemoryAccount,
+        files: Files,
+    ) -> None:
+        """Raises OSError where the folder cannot be used."""
+        super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
+        self._store = store
+        self._prefix = f"{prefix}/segments"
+        self._opened: dict[int, Segment] = {}
+        self.manifest = Manifest()
+        files.make_folder(folder / "segments")
+
+    def open(self, state: bytes) -> list[tuple[Segment, LiveMask]]:
+        """What a checkpoint's *state* names, fetched where it is not there, with the rows that count in it.
+
+        Those that were open before are the same. Raises StoreCorrupt, CacheMemoryLimitExceeded and OSError.
+        """
+        shared = (
+            msgspec.msgpack.decode(state, type=SharedManifest) if state else SharedManifest(Manifest(), {})
+        )
+        opened: list[tuple[Segment, LiveMask]] = []
+        for entry in shared.manifest.segments:
+            # A number is that of one segment for ever, once a checkpoint has named it.
+            segment = self._opened.get(entry.id)
+            if segment is None:
+                fetch_segment(
+                    self._store,
+                    self._prefix,
+                    shared.stored[entry.id],
+                    self._path(entry.id),
+                    files=self._files,
+                )
+                segment = self._opened[entry.id] = self._open(entry.id)
+            opened.append((segment, LiveMask.from_deleted(entry.deleted, segment.count)))
+        self.manifest = shared.manifest
+        return opened
+
+    def superseded(self) -> list[Segment]:
+        """Those that are open and that the last checkpoint does not name any more; each is told of once."""
+        named = {entry.id for entry in self.manifest.segments}
+        self._remove_others(named | self._opened.keys())
+        return [self._opened.pop(number) for number in self._opened.keys() - named]
