@@ -118,7 +118,7 @@ ROUTES: tuple[Route, ...] = (
     _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
     _internal("POST", RELEASE_PATH, internal.release, Where.WRITERS),
     _internal("POST", CATALOG_PATH, internal.refresh_catalog, Where.WRITERS),
-    _internal("POST", FRAMES_PATH, internal.announced, Where.LOOP),
+    _internal("POST", FRAMES_PATH, internal.announced, Where.READERS),
     _internal("POST", SHARDS_PATH, internal.shards_here, Where.READERS),
     _internal("GET", TOPOLOGY_PATH, internal.get_topology, Where.LOOP),
     _internal("PUT", TOPOLOGY_PATH, internal.put_topology, Where.WRITERS),

@@ -94,15 +94,20 @@ class ShardReader(ReadableShard):
     def follow(self, news: News | None = None) -> None:
         """Read on, up to what is known and what *news* tells of.
 
-        Raises Outrun, StoreClosed, StoreCorrupt, CacheMemoryLimitExceeded, StorageFull and StorageFailure. What was
-        read before counts, but the reader cannot go on then: open another one.
+        Raises StorageFailure where the store is away, which can be tried again; Outrun and StoreCorrupt where another
+        reader is to be opened; StoreClosed, CacheMemoryLimitExceeded, StorageFull and StorageFailure where what was
+        read cannot be held, and the reader is closed for that.
         """
         try:
             with self._turn, disk_errors(f"read the log of {self._folder}"):
                 for frame, checkpoint in self._tail.follow(news):
-                    if checkpoint is not None:
-                        self._begin_at(checkpoint)
-                    self._apply(self._heads, frame, after=0)
+                    try:
+                        if checkpoint is not None:
+                            self._begin_at(checkpoint)
+                        self._apply(self._heads, frame, after=0)
+                    except BaseException:
+                        self.close()  # or it would go on without this frame
+                        raise
         finally:
             self._let_go_if_closed()
 

@@ -6,6 +6,7 @@ Nothing hangs on it: a reader that missed something finds out with the next news
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import msgspec
@@ -14,6 +15,8 @@ from vectorizer_engine.distributed.held_shard import ShardId
 from vectorizer_engine.distributed.messages import FRAMES_PATH
 from vectorizer_engine.distributed.peers import Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
+
+logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.02
 """Between two rounds: what was written meanwhile is told together."""
@@ -103,4 +106,7 @@ class Announcer:
         answers = self._peers.ask_each(
             others, "POST", FRAMES_PATH, msgspec.msgpack.encode(frames), seconds=ASK_SECONDS
         )
+        for member, answer in zip(others, answers, strict=True):
+            if answer is not None and answer.status != 200:
+                logger.warning("%s was not told of frames: it answers %d", member.name, answer.status)
         return all(answer is not None and answer.status == 200 for answer in answers)

@@ -18,7 +18,7 @@ from vectorizer_engine.collection.collection_reader import CollectionReader
 from vectorizer_engine.collection.shard_reader import ShardReader
 from vectorizer_engine.distributed.announcer import Frames
 from vectorizer_engine.distributed.held_shard import ShardId
-from vectorizer_engine.errors import EngineError, StoreClosed
+from vectorizer_engine.errors import EngineError, StorageFailure, StoreClosed
 from vectorizer_engine.storage.log_tail import News, Outrun
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ class FollowedShards:
             return True
         if followed.reader is None:
             return time.monotonic() >= followed.not_before and not self._is_held(shard)
-        return followed.news is not None
+        return followed.news is not None and time.monotonic() >= followed.not_before
 
     def _work(self, shard: ShardId, followed: _Followed) -> None:
         """Do what there is to be done, one step after the other."""
@@ -224,8 +224,10 @@ class FollowedShards:
                     reader = followed.reader
                 if reader is not None and news is not None:
                     reader.shard.follow(news)
+            except StorageFailure as error:
+                logger.warning("shard %d of %s is not read on: %s", shard.number, shard.token, error)
+                self._pause(followed)
             except StoreClosed:
-                logger.info("shard %d of %s is not read along for now", shard.number, shard.token)
                 self._failed(followed)
             except (EngineError, Outrun) as error:
                 logger.warning("shard %d of %s is not read along: %r", shard.number, shard.token, error)
@@ -247,10 +249,14 @@ class FollowedShards:
         )
 
     def _failed(self, followed: _Followed) -> None:
+        if followed.reader is not None:
+            followed.reader.shard.close()
+        self._pause(followed)
+
+    def _pause(self, followed: _Followed) -> None:
+        """Try again later. The sizes of what was to be read are not known any more."""
         with self._changed:
-            if followed.reader is not None:
-                followed.reader.shard.close()
-                followed.reader = None
+            followed.news = News(followed.end, ())
             followed.not_before = time.monotonic() + AGAIN_SECONDS
 
     def _forget(self, shard: ShardId, followed: _Followed) -> None:

@@ -37,7 +37,9 @@ class LogTail:
         self._prefix = f"{prefix}/log"
         sizes = repeated(lambda: list_frames(store, self._prefix))
         try:
-            self._newest, self.checkpoint = repeated(lambda: read_newest_checkpoint(store, self._prefix, sizes))
+            self._newest, self.checkpoint = repeated(
+                lambda: read_newest_checkpoint(store, self._prefix, sizes)
+            )
         except ObjectMissing:
             raise Outrun from None
         # Those of the frames from `checkpoint.start` on, read or not. `next` is the first that was not.

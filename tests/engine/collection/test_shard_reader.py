@@ -22,7 +22,7 @@ from vectorizer_engine.collection.environment import ShardEnvironment
 from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.shard_reader import ShardReader
 from vectorizer_engine.collection.store import VectorStore
-from vectorizer_engine.errors import CacheMemoryLimitExceeded, StoreClosed, StoreCorrupt
+from vectorizer_engine.errors import CacheMemoryLimitExceeded, StorageFailure, StoreClosed, StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.folder_store import FolderStore
 from vectorizer_engine.storage.log_objects import list_frames
@@ -174,6 +174,38 @@ def test_a_reader_for_which_there_is_no_memory_ends_and_gives_back_what_it_had(t
         owner.upsert([*range(8)], vectors_of([*range(8)]), [None] * 8)
         with pytest.raises(CacheMemoryLimitExceeded, match="8 points of a shard that another member writes"):
             Along(tmp_path / "reader", tmp_path / "objects", limit=1000)
+
+
+def test_a_reader_whose_store_is_away_answers_what_it_has_and_goes_on_when_the_store_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with owned(tmp_path) as (_, owner), read_along(tmp_path) as reader:
+        fill(owner, 0, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr("vectorizer_engine.storage.object_store.PATIENCE", 0.0)
+            patch.setattr(reader.store, "read", _away)
+            with pytest.raises(StorageFailure, match="the store is away"):
+                reader.follow()
+            assert ids(reader.collection) == []
+        reader.follow()
+        assert ids(reader.collection) == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_that_cannot_hold_what_it_read_ends_and_gives_no_answer_that_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with owned(tmp_path) as (_, owner), read_along(tmp_path) as reader:
+        fill(owner, 0, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(Files, "write", _away)
+            with pytest.raises(StorageFailure, match="the store is away"):
+                reader.follow()
+        assert reader.shard.is_closed
+        assert reader.memory.snapshot().used == 0
+
+
+def _away(*_: object) -> bytes:
+    raise OSError("the store is away")
 
 
 def test_a_copy_that_is_there_already_is_not_fetched_again(tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from tests.engine.distributed.history import ABSENT, History, Operation
 from tests.engine.distributed.pods import Pods
+from tests.kube.eventually import eventually
 
 SECONDS = float(os.environ.get("VECTORIZER_HISTORY_SECONDS", "0"))
 """0: each fault once."""
@@ -90,7 +94,7 @@ def test_every_point_is_a_register_whatever_happens_to_the_pods(tmp_path: Path) 
         pods.publish(0, 1, 2)
         pods.wait_until_ready()
         with pods[0].http() as http:
-            params = {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 4}
+            params = {"vectors": {"size": 2, "distance": "Dot"}, "shard_number": 4, "replication_factor": 2}
             assert http.put("/collections/c", json=params).status_code == 200
         nemesis = Nemesis(pods, chosen)
         with History(pods.engines, "c", points=16, clients=5, seed=SEED) as history:
@@ -101,6 +105,9 @@ def test_every_point_is_a_register_whatever_happens_to_the_pods(tmp_path: Path) 
                     nemesis.mend()
                 if time.monotonic() >= deadline:
                     break
+        for engine in pods.engines:
+            with engine.http() as http:
+                eventually(lambda http=http: _all(http, {"consistency": "1"}) == _all(http, {}))  # type: ignore[misc]
         print(f"{len(history.operations)} operations, answers: {dict(history.outcomes)}")  # noqa: T201 - the figures of the run
         assert history.outcomes["200"] > 100
         assert history.anomalies() == []
@@ -109,6 +116,13 @@ def test_every_point_is_a_register_whatever_happens_to_the_pods(tmp_path: Path) 
             assert "Traceback" not in engine.log, engine.log
     finally:
         pods.close()
+
+
+def _all(http: httpx.Client, parameters: dict[str, str]) -> Any:
+    """All points, from whatever copies answer for them."""
+    body = {"limit": 100, "with_vector": True}
+    answer = http.post("/collections/c/points/scroll", params=parameters, json=body)
+    return answer.raise_for_status().json()["result"]["points"]
 
 
 def test_the_judge_of_histories_finds_what_is_wrong() -> None:

@@ -45,7 +45,7 @@ class Wire:
         self._members = members
         self.longest = 0
 
-    def ask(self, token: str, name: str, operations: Mapping[int, Operation]) -> Any:
+    def ask(self, token: str, name: str, operations: Mapping[int, Operation], *, copies: int = 1) -> Any:
         operation = next(iter(operations.values()))
         by_member: dict[int, list[Job]] = {}
         for shard, each in operations.items():
@@ -83,6 +83,7 @@ class SplitMachine(RuleBasedStateMachine):
             params,
             tenant="",
             token="t",
+            copies=1,
             shards=shards,
             router=Wire(parts, members),  # type: ignore[arg-type]
         )
@@ -181,7 +182,7 @@ def spread(tmp_path: Path) -> tuple[SpreadCollection, Wire]:
     store = open_store(tmp_path)
     params = CollectionParams(2, Distance.DOT)
     wire = Wire([store.create_collection(f"part-{each}", params) for each in range(4)], 2)
-    collection = SpreadCollection("c", params, tenant="", token="t", shards=4, router=wire)  # type: ignore[arg-type]
+    collection = SpreadCollection("c", params, tenant="", token="t", shards=4, copies=1, router=wire)  # type: ignore[arg-type]
     return collection, wire
 
 
