@@ -260,6 +260,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             _sum(_engine("vectorizer_shards_leaving"), "pod", legend="{{pod}} leaving"),
         ),
         _graph(
+            "Copies behind",
+            "For how long a pod has been behind what the owners of shards told it that it reads along: of the shard "
+            "with the longest. Reads with consistency=1 may be as old.",
+            "s",
+            _sum(_engine("vectorizer_reader_lag_seconds"), "pod"),
+        ),
+        _graph(
             "Topology",
             "The newest version that each pod knows, and how many members it has. Lines that stay apart are pods that "
             "do not hear of each other.",

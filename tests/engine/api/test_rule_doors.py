@@ -47,7 +47,7 @@ MAKING = {"create_collection"}
 
 NOT_MAKING = {
     "open", "damaged", "delete_collection", "collection", "collections", "collections_of", "identity", "close",
-    "here", "is_needed", "leaving", "not_ready", "refresh", "release", "serves", "waiting",
+    "announced", "here", "is_needed", "lag", "leaving", "not_ready", "refresh", "release", "serves", "waiting",
 }  # fmt: skip
 
 
