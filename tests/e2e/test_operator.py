@@ -160,10 +160,30 @@ def test_deleting_a_cluster_removes_its_children_and_keeps_its_volumes(
     roll_out(installation)
     eventually(lambda: f"data-{NAME}-0" in installation.kubectl("get", "pvc", "-o", "name"))
     installation.kubectl("delete", "vzc", NAME)
-    eventually(lambda: names(installation) == set())
+    # The garbage collector looks every 30 s whether there are new kinds, of which this one is perhaps.
+    eventually(lambda: names(installation) == set(), seconds=60)
     at_rest(installation)
     assert names(installation) == set()
     assert f"data-{NAME}-0" in installation.kubectl("get", "pvc", "-o", "name")
+
+
+def test_a_pod_that_lost_its_owner_goes_when_its_cluster_does(
+    installation: Installation, operator: Operator, kubelet: Kubelet
+) -> None:
+    roll_out(installation)
+    eventually(lambda: is_ready(installation.get("vzc", NAME)))
+    # Deleted in the moment in which its StatefulSet is made anew, and the operator is away.
+    assert operator.stop() == 0
+    installation.kubectl("delete", "statefulset", NAME, "--cascade=orphan")
+    eventually(lambda: "ownerReferences" not in installation.get("pod", f"{NAME}-0")["metadata"])
+    other = installation.get("pod", f"{NAME}-0")
+    del other["status"]
+    other["metadata"] = {"name": "not-its-own", "labels": other["metadata"]["labels"]}
+    installation.apply(other)
+    installation.kubectl("delete", "vzc", NAME)
+    operator.start()
+    eventually(lambda: f"pod/{NAME}-0" not in installation.kubectl("get", "pods", "-o", "name").split())
+    assert "pod/not-its-own" in installation.kubectl("get", "pods", "-o", "name").split()
 
 
 async def test_an_operator_that_is_started_again_writes_nothing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from vectorizer_operator.engines import Engines
 from vectorizer_operator.kube.act import act, write_status
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.errors import ApiError
-from vectorizer_operator.kube.observe import internal_key, observe
+from vectorizer_operator.kube.observe import internal_key, labelled_pods, observe
 from vectorizer_operator.kube.resources import CLAIMS, SECRETS
 from vectorizer_operator.plan import (
     Action,
@@ -27,6 +27,7 @@ from vectorizer_operator.plan import (
     Observed,
     PublishTopology,
     plan,
+    pods_left_behind,
     with_failure,
 )
 
@@ -65,13 +66,16 @@ class Reconciler:
             observed = await observe(
                 self._client, namespace=key.namespace, name=key.name, engines=self._engines
             )
+            if observed is None:
+                pods = await labelled_pods(self._client, namespace=key.namespace, cluster=key.name)
+                await self._act(key, pods_left_behind(key.name, pods))
             if observed is None or "deletionTimestamp" in observed.cluster["metadata"]:
                 self._metrics.gone(key)
                 return None  # its children are the garbage collector's
             now = datetime.now(UTC)
             planned = plan(observed, now=now, default_image=self._default_image)
             try:
-                await self._act(key, observed, planned.actions)
+                await self._act(key, planned.actions, observed)
             except ApiError as error:
                 if error.is_final:
                     failed = with_failure(planned, observed, message=str(error), now=now)
@@ -81,7 +85,9 @@ class Reconciler:
         resync = RESYNC_EVERY * random.uniform(0.9, 1.1)
         return resync if planned.requeue_after is None else min(planned.requeue_after, resync)
 
-    async def _act(self, key: ClusterKey, observed: Observed, actions: tuple[Action, ...]) -> None:
+    async def _act(self, key: ClusterKey, wanted: Iterable[Action], observed: Observed | None = None) -> None:
+        """*observed* is needed for topologies only."""
+        actions = tuple(wanted)
         for action in actions:
             kind, name = _target(action)
             why = textwrap.shorten(action.why, LONGEST_WHY)
@@ -89,6 +95,7 @@ class Reconciler:
             self._metrics.actions.labels(type(action).__name__, kind).inc()
 
         async def tell(topology: PublishTopology) -> None:
+            assert observed is not None, "only the engines of a cluster that is there are told"
             await self._engines.publish(topology, key=internal_key(observed))
 
         await act(self._client, actions, namespace=key.namespace, fence=self._fence, tell=tell)

@@ -70,9 +70,9 @@ async def observe(
     # By its name alone: one that was there before the cluster, as a restored one, has no label of ours.
     claims = [claim] if claim else []
     if _may_have_more_pods(cluster, found.get((STATEFUL_SETS.kind, name), {})):
-        selector = f"{CLUSTER_LABEL}={name}"
         pods, labelled = await concurrently(
-            client.list(resource, namespace=namespace, label_selector=selector) for resource in (PODS, CLAIMS)
+            client.list(resource, namespace=namespace, label_selector=_selector(name))
+            for resource in (PODS, CLAIMS)
         )
         claims = [*(each for each in claims if not _is_of(each, name)), *labelled]
     observed = Observed(cluster=cluster, children=found, pods=pods, pvcs=claims)
@@ -86,10 +86,19 @@ async def observe(
     return replace(observed, engines=await engines.ask(members, key=internal_key(observed)))
 
 
+async def labelled_pods(client: KubeClient, *, namespace: str, cluster: str) -> list[Object]:
+    """The pods that have a cluster's label, whether or not there is such a cluster."""
+    return await client.list(PODS, namespace=namespace, label_selector=_selector(cluster))
+
+
 def internal_key(observed: Observed) -> str:
     """The key that the engines of the cluster show each other. KeyError where its Secret was not observed."""
     secret = observed.children[SECRETS.kind, internal_secret_name(observed.cluster["metadata"]["name"])]
     return base64.b64decode((secret.get("data") or {}).get(INTERNAL_KEY, "")).decode(errors="replace")
+
+
+def _selector(cluster: str) -> str:
+    return f"{CLUSTER_LABEL}={cluster}"
 
 
 def _may_have_more_pods(cluster: Mapping[str, Any], stateful_set: Mapping[str, Any]) -> bool:

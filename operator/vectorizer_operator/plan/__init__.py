@@ -1,5 +1,6 @@
 """From the observed state of a cluster to the next actions and its status. Pure; time is an argument."""
 
+from vectorizer_operator.plan.changes import pods_left_behind
 from vectorizer_operator.plan.model import (
     Action,
     Apply,
@@ -26,5 +27,6 @@ __all__ = [
     "Plan",
     "PublishTopology",
     "plan",
+    "pods_left_behind",
     "with_failure",
 ]

@@ -1,6 +1,6 @@
 """Which actions bring the children to what was rendered, and the pods to the StatefulSet's template."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vectorizer_engine.cluster.quantity import parse_quantity
@@ -97,6 +97,17 @@ def _volume_changes(observed: Observed, manifest: Manifest) -> Iterator[ExpandVo
             continue
         if (parse_quantity(claim_size(claim)) or 0) < (parse_quantity(size) or 0):
             yield ExpandVolume(name, size, f"it has {claim_size(claim)}, the spec asks for {size}")
+
+
+def pods_left_behind(cluster: str, pods: Iterable[Object]) -> Iterator[Delete]:
+    """Those of *pods*, which have the label of a *cluster* that is gone, that nobody owns: nobody else removes them.
+
+    A StatefulSet that was to be made anew had left them to its successor, which never came.
+    """
+    for pod in map(Pod, pods):
+        is_named_so = pod.name == f"{cluster}-{pod.ordinal}"
+        if is_named_so and not pod.terminating and not pod.object["metadata"].get("ownerReferences"):
+            yield _delete("v1", pod.object, "its cluster is gone, and nobody owns it")
 
 
 def _key(manifest: Mapping[str, Any]) -> tuple[str, str]:
