@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Hundreds of processes run the same code, whatever the environment says: each module is compiled once.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help venv demo test lint generate kube bench crash soak lock clean
 
@@ -63,4 +65,5 @@ lock: venv ## Resolve pyproject.toml into the hashed requirement files
 	    pyproject.toml -o requirements/$$extra.txt; done
 
 clean: ## Remove what set-up and tests made in this folder
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	@find . -name __pycache__ -prune -exec rm -r {} +
