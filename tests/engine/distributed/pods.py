@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.engine.fixtures import EngineProcess
+from tests.engine.fixtures import EngineProcess, ask
 from tests.kube.eventually import eventually
 
 KEY = "the key that members show each other"
@@ -83,11 +83,11 @@ class Pods:
             self.tell(number, topology).raise_for_status()
 
     def tell(self, number: int, topology: dict[str, Any]) -> httpx.Response:
-        return httpx.put(self.engines[number].url + "/internal/topology", json=topology, headers=HEADERS)
+        return ask("PUT", self.engines[number].url + "/internal/topology", json=topology, headers=HEADERS)
 
     def status(self, number: int) -> dict[str, Any]:
         """The topology that this one knows, and how many shards it is `waiting` for, and `leaving` to others."""
-        answer = httpx.get(self.engines[number].url + "/internal/topology", headers=HEADERS)
+        answer = ask("GET", self.engines[number].url + "/internal/topology", headers=HEADERS)
         status: dict[str, Any] = answer.raise_for_status().json()
         return status
 
@@ -113,7 +113,7 @@ class Pods:
 
     def _hears(self, engine: EngineProcess) -> bool:
         try:
-            return httpx.get(engine.url + "/internal/topology", headers=HEADERS).status_code == 200
+            return ask("GET", engine.url + "/internal/topology", headers=HEADERS).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from tests.engine.fixtures import EngineProcess
+from tests.engine.fixtures import EngineProcess, ask
 
 DIMENSION = 4
 
@@ -59,11 +57,11 @@ class Inbox:
     def metric(self, series: str) -> float:
         """The value of *series*, 0 where it is not there."""
         name = f"vectorizer_file_watcher_{series} "
-        lines = httpx.get(f"{self.engine.url}/metrics", timeout=30).text.splitlines()
+        lines = ask("GET", f"{self.engine.url}/metrics", timeout=30).text.splitlines()
         return next((float(line.removeprefix(name)) for line in lines if line.startswith(name)), 0.0)
 
     def _http(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = httpx.request(method, self.engine.url + path, json=body, timeout=30)
+        answer = ask(method, self.engine.url + path, json=body, timeout=30)
         answer.raise_for_status()
         return answer.json()["result"]
 
