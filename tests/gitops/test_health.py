@@ -1,6 +1,5 @@
 """What GitOps tools think of a cluster in each phase of its life: never ready early, never waiting for ever."""
 
-import copy
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.gitops.judges import ArgoCD, kstatus
-from tests.operator.plan.world import NAME, World
+from tests.operator.plan.world import NAME, World, copied
 from vectorizer_operator.plan import with_failure
 from vectorizer_operator.plan.changes import child_changes, secret_changes
 from vectorizer_operator.plan.planner import judge
@@ -108,7 +107,7 @@ class Walk:
                 work()
                 world.now += timedelta(seconds=1)
                 if not self.states or world.cluster != self.states[-1][0]:
-                    self.states.append((copy.deepcopy(world.cluster), is_as_wished(world)))
+                    self.states.append((copied(world.cluster), is_as_wished(world)))
 
     def come_to_rest(self) -> None:
         """Nobody gets in the way any more, but for what only a person takes away."""
@@ -141,7 +140,7 @@ class Walk:
         if planned.actions:
             observed, now = self.world.observed(), self.world.now
             planned = with_failure(planned, observed, message="exceeded quota", now=now)
-        self.world.cluster["status"] = copy.deepcopy(planned.status)
+        self.world.cluster["status"] = copied(planned.status)
 
     def freeze_or_thaw(self) -> None:
         """A pod ceases to answer, or all of them do so again."""
@@ -293,7 +292,7 @@ def test_a_stuck_cluster_that_is_put_right_does_not_fail_again_on_its_way() -> N
     for _ in range(12):
         for turn in (world.operate, world.control, world.run_pods):
             turn()
-            states.append(copy.deepcopy(world.cluster))
+            states.append(copied(world.cluster))
     verdicts = kstatus(states)
     assert verdicts == sorted(verdicts, key=["InProgress", "Current"].index)
     assert verdicts[-1] == "Current"

@@ -1,13 +1,12 @@
 """Whatever users, the StatefulSet controller, the kubelet and saboteurs do, in any order, the plan stays safe."""
 
-import copy
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.operator.plan.world import NAME, World
+from tests.operator.plan.world import NAME, World, copied
 from vectorizer_operator.api import VectorizerCluster
 from vectorizer_operator.api.rules import violations
 from vectorizer_operator.manifests import render
@@ -150,7 +149,7 @@ class PlannedCluster(RuleBasedStateMachine):
             return False
         cluster = VectorizerCluster.parse(self.world.cluster)
         desired = render(cluster, default_image=self.world.default_image)
-        wanted = {(c["kind"], c["metadata"]["name"]): self.world.filled_in(copy.deepcopy(c)) for c in desired}
+        wanted = {(c["kind"], c["metadata"]["name"]): self.world.filled_in(copied(c)) for c in desired}
         if set(wanted) != set(self.world.children) or len(self.world.pods) != cluster.spec.replicas:
             return False
         if any(child.get("spec") != self.world.children[key].get("spec") for key, child in wanted.items()):

@@ -1,11 +1,10 @@
 """Each safety rule, in its own sentence."""
 
-import copy
 from typing import Any
 
 import pytest
 
-from tests.operator.plan.world import NAME, World
+from tests.operator.plan.world import NAME, World, copied
 from vectorizer_operator.plan import Apply, Delete, ExpandVolume
 from vectorizer_operator.plan.pods import Pod
 from vectorizer_operator.plan.predicates import one_pod_at_a_time, stuck_pod_is_replaced
@@ -19,7 +18,7 @@ def world() -> World:
 
 
 def children_of(world: World) -> Any:
-    return copy.deepcopy((world.children, world.pods, world.pvcs))
+    return copied((world.children, world.pods, world.pvcs))
 
 
 def test_a_ready_cluster_needs_nothing_and_says_nothing_new(world: World) -> None:
@@ -218,9 +217,9 @@ def test_a_bigger_volume_restarts_no_pod(world: World) -> None:
 
 
 def test_a_claim_of_the_right_name_and_another_kind_of_number_is_left_alone(world: World) -> None:
-    spec = copy.deepcopy(world.pvcs["data-demo-0"]["spec"])
+    spec = copied(world.pvcs["data-demo-0"]["spec"])
     world.pvcs["data-demo-backup"] = {"metadata": {"name": "data-demo-backup"}, "spec": spec}
-    going = copy.deepcopy(world.pvcs["data-demo-0"])
+    going = copied(world.pvcs["data-demo-0"])
     going["metadata"] |= {"name": "data-demo-7", "deletionTimestamp": "2026-01-01T00:00:00Z"}
     world.pvcs["data-demo-7"] = going
     world.edit(storage={"size": "20Gi"})

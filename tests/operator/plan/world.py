@@ -5,12 +5,12 @@ It follows the real ones in what a plan can see: generations, revisions, ownersh
 that the server fills in. It is for the plan's logic; the operator's loop is tested on the real API server.
 """
 
-import copy
 import hashlib
 import json
+import marshal
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from vectorizer_operator.plan import (
     Action,
@@ -30,6 +30,13 @@ IMAGE = "engine:1"
 NAME = "demo"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOTHING_KNOWN = Engine(0, (), 0)
+
+_Thing = TypeVar("_Thing")
+
+
+def copied(thing: _Thing) -> _Thing:
+    """A deep copy of what JSON can say. copy.deepcopy takes four times as long."""
+    return marshal.loads(marshal.dumps(thing))
 
 
 class World:
@@ -67,7 +74,7 @@ class World:
 
     def edit(self, **spec: Any) -> None:
         """Replace whole sections of the spec; None takes one away."""
-        before = copy.deepcopy(self.cluster["spec"])
+        before = copied(self.cluster["spec"])
         self.cluster["spec"] = {k: v for k, v in {**before, **spec}.items() if v is not None}
         if before != self.cluster["spec"]:
             self.cluster["metadata"]["generation"] += 1
@@ -79,10 +86,10 @@ class World:
 
     def observed(self) -> Observed:
         return Observed(
-            cluster=copy.deepcopy(self.cluster),
-            children=copy.deepcopy(self.children),
-            pods=copy.deepcopy(list(self.pods.values())),
-            pvcs=copy.deepcopy(list(self.pvcs.values())),
+            cluster=copied(self.cluster),
+            children=copied(self.children),
+            pods=copied(list(self.pods.values())),
+            pvcs=copied(list(self.pvcs.values())),
             engines={name: self.answer_of(name) for name in self.pods} if self.has_store else None,
         )
 
@@ -101,7 +108,7 @@ class World:
         planned = self.look()
         for action in planned.actions:
             self._execute(action)
-        self.cluster["status"] = copy.deepcopy(planned.status)
+        self.cluster["status"] = copied(planned.status)
         return planned
 
     def die_after(self, actions: int) -> None:
@@ -151,7 +158,7 @@ class World:
             manifest["metadata"] |= {"uid": self._uid(), "generation": 1}
             self.children[key] = self.filled_in(manifest)
             return
-        before = copy.deepcopy(live.get("spec"))
+        before = copied(live.get("spec"))
         if key[0] == "StatefulSet":
             # As the API server does: these fields can never change.
             for field in ("volumeClaimTemplates", "selector", "serviceName", "podManagementPolicy"):
@@ -212,7 +219,7 @@ class World:
 
     def _create_pod(self, live: dict[str, Any], ordinal: int) -> None:
         name = f"{NAME}-{ordinal}"
-        template = copy.deepcopy(live["spec"]["template"])
+        template = copied(live["spec"]["template"])
         self.pods[name] = {
             "metadata": {
                 **template["metadata"],
@@ -231,7 +238,7 @@ class World:
         claim = live["spec"]["volumeClaimTemplates"][0]
         self.pvcs.setdefault(
             f"data-{name}",
-            {"metadata": {"name": f"data-{name}", "uid": self._uid()}, "spec": copy.deepcopy(claim["spec"])},
+            {"metadata": {"name": f"data-{name}", "uid": self._uid()}, "spec": copied(claim["spec"])},
         )
 
     def open_shards(self) -> bool:
@@ -290,7 +297,7 @@ class World:
     def settle(self, rounds: int = 60) -> Plan:
         """Let everybody take turns until nobody has anything to do."""
         for _ in range(rounds):
-            before = copy.deepcopy(self.cluster["status"])
+            before = copied(self.cluster["status"])
             planned = self.operate()
             busy = bool(planned.actions) or before != self.cluster["status"]
             busy |= self.control()
