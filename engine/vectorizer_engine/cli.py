@@ -7,6 +7,7 @@ so that a wrong configuration ends the process well within a second.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -128,8 +129,12 @@ def serve(path: Path | None, skip_cluster_validation: bool) -> None:
     logs.set_up()
     _log_settings(checked)
     listener = _listen(checked.config)
+    gc.disable()
     from vectorizer_engine.api.server import serve as serve_engine  # heavy: numpy, faiss, uvicorn
 
+    # What was imported stays for good: garbage collections look through it neither meanwhile nor ever after.
+    gc.freeze()
+    gc.enable()
     sys.exit(
         serve_engine(
             checked.config,
