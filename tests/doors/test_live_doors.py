@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.doors.table import BAD_SPECS, GOOD_SPECS, BadSpec, good_cluster
-from tests.e2e.harness import CRD, Installation, Operator, condition_of, eventually, without_rules
+from tests.e2e.harness import CRD, Installation, Operator, condition_of, without_rules
 from tests.kube.controlplane import CommandError, ControlPlane
+from tests.kube.eventually import eventually
 from vectorizer_engine.cluster.quantity import parse_quantity
 from vectorizer_operator.api.crd import crd
 from vectorizer_operator.api.problems import structural_problems

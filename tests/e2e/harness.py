@@ -24,6 +24,7 @@ import aiohttp
 import yaml
 
 from tests.kube.controlplane import ControlPlane
+from tests.kube.eventually import eventually
 from tests.operator.connections import connect
 from vectorizer_operator.kube.client import KubeClient
 from vectorizer_operator.kube.resources import CHILDREN, CLAIMS, CLUSTERS, PODS
@@ -37,15 +38,6 @@ ACCOUNT = "test-vectorizer-operator"
 WEBHOOK_PORT = 9443
 
 Object = dict[str, Any]
-
-
-def eventually(condition: Callable[[], Any], *, seconds: float = 30.0, why: Callable[[], str] = str) -> Any:
-    """The first true value of *condition*. Fails with *why* after *seconds*."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"it did not come to that in {seconds:g} s: {why()}"
-        time.sleep(0.02)
-    return value
 
 
 class Installation:

@@ -5,8 +5,9 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.harness import ROOT, Installation, Object, condition_of, eventually
+from tests.e2e.harness import ROOT, Installation, Object, condition_of
 from tests.kube.controlplane import CommandError
+from tests.kube.eventually import eventually
 from vectorizer_operator.api import CLUSTER_LABEL
 
 QUICKSTART: Object = yaml.safe_load((ROOT / "examples" / "quickstart.yaml").read_text())

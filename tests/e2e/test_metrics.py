@@ -4,8 +4,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.harness import Installation, Operator, condition_of, eventually
+from tests.e2e.harness import Installation, Operator, condition_of
 from tests.e2e.quickstart import NAME, cluster, roll_out
+from tests.kube.eventually import eventually
 from tests.monitoring.panels import check_answered, queries
 from tests.promtool import check_metrics
 

@@ -8,8 +8,9 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from tests.docs.test_runnable_blocks import ROOT, blocks, shell
-from tests.e2e.harness import Installation, Object, Operator, eventually, is_ready
+from tests.e2e.harness import Installation, Object, Operator, is_ready
 from tests.kube.controlplane import ControlPlane
+from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 
 PAGE = "docs/users/MIGRATION.md"

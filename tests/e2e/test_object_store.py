@@ -6,8 +6,9 @@ import pytest
 import yaml
 from qdrant_client import QdrantClient, models
 
-from tests.e2e.harness import ROOT, Installation, Object, Operator, eventually, is_ready
+from tests.e2e.harness import ROOT, Installation, Object, Operator, is_ready
 from tests.engine.s3 import S3Server
+from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 
 CLUSTER, SECRET = yaml.safe_load_all((ROOT / "examples" / "object-store.yaml").read_text())

@@ -17,7 +17,6 @@ from tests.e2e.harness import (
     Operator,
     at_rest,
     condition_of,
-    eventually,
     is_ready,
     post_review,
     versions,
@@ -25,6 +24,7 @@ from tests.e2e.harness import (
 )
 from tests.e2e.quickstart import CHILDREN, NAME, accepted, cluster, is_observed, names, ready_reason, roll_out
 from tests.kube.controlplane import CommandError
+from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 from vectorizer_operator.api import CLUSTER_LABEL, FIELD_MANAGER
 from vectorizer_operator.kube.client import KubeClient

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.harness import CRD, Installation, Operator, eventually
+from tests.e2e.harness import CRD, Installation, Operator
 from tests.e2e.quickstart import CHILDREN, NAME, accepted, cluster, names, roll_out
 from tests.kube.controlplane import CommandError, ControlPlane
+from tests.kube.eventually import eventually
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.harness import Installation, Object, Operator, eventually, is_ready
+from tests.e2e.harness import Installation, Object, Operator, is_ready
 from tests.e2e.test_object_store import over
 from tests.engine.s3 import S3Server
+from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 
 NAME = "durable"

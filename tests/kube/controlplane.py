@@ -87,6 +87,8 @@ class ControlPlane:
         self.kubeconfig = folder / "admin.kubeconfig"
         self._authority = pki.Authority("test-kubernetes")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._writes: list[dict[str, Any]] = []
+        self._audited = 0  # bytes of the audit log that they were read from
 
     @property
     def ca(self) -> bytes:
@@ -169,8 +171,13 @@ class ControlPlane:
 
         A request is in it before it is answered. ServiceAccounts are `system:serviceaccount:<namespace>:<name>`.
         """
-        events = [json.loads(line) for line in (self.folder / "audit.log").read_text().splitlines()]
-        return [event for event in events if user is None or event["user"]["username"] == user]
+        with (self.folder / "audit.log").open("rb") as log:
+            log.seek(self._audited)
+            for line in log:
+                if line.endswith(b"\n"):
+                    self._audited += len(line)
+                    self._writes.append(json.loads(line))
+        return [event for event in self._writes if user is None or event["user"]["username"] == user]
 
     def _start(self) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -2,11 +2,19 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 
-def eventually(condition: Callable[[], object], *, seconds: float = 20) -> None:
-    """Return once `condition()` is true. AssertionError when that takes longer than `seconds`."""
+def eventually(condition: Callable[[], Any], *, seconds: float = 30.0, why: Callable[[], str] = str) -> Any:
+    """The first true value of `condition()`. AssertionError with `why()` when that takes longer than `seconds`.
+
+    At most a quarter of the time goes into asking, so that kubectl leaves the processors to what is waited for.
+    """
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come to that within {seconds:g} s"
-        time.sleep(0.02)
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        assert now < deadline, f"it did not come to that in {seconds:g} s: {why()}"
+        time.sleep(min(max(0.02, 3 * (now - began)), 0.5))

@@ -21,9 +21,10 @@ import yaml
 from click.testing import CliRunner, Result
 from qdrant_client import QdrantClient, models
 
-from tests.e2e.harness import ROOT, Installation, Operator, eventually, is_ready
+from tests.e2e.harness import ROOT, Installation, Operator, is_ready
 from tests.e2e.quickstart import NAME, cluster
 from tests.kube.controlplane import CommandError, ControlPlane
+from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 from vectorizer_operator.api import CLUSTER_LABEL
 from vectorizer_operator.cli import ctl_main

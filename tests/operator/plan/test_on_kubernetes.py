@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.harness import Installation, Object, Operator, condition_of, eventually, is_ready
+from tests.e2e.harness import Installation, Object, Operator, condition_of, is_ready
 from tests.e2e.quickstart import NAME, QUICKSTART
 from tests.kube.controlplane import CommandError, ControlPlane
+from tests.kube.eventually import eventually
 from tests.kube.kubelet import Kubelet
 from tests.operator.manifests.golden import FOLDER, RELEASE
 from vectorizer_operator.api import FIELD_MANAGER, VectorizerCluster
