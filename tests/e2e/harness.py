@@ -76,15 +76,10 @@ class Installation:
 
     def remove_cluster_wide(self) -> None:
         """What the namespace's deletion leaves behind."""
-        for each in (*self._rights, self.webhook):
-            if each["kind"].startswith(("Cluster", "Validating")):
-                self.control_plane.kubectl(
-                    "delete",
-                    each["kind"].lower(),
-                    each["metadata"]["name"],
-                    "--ignore-not-found",
-                    "--wait=false",
-                )
+        objects = (*self._rights, self.webhook)
+        names = [f"{each['kind'].lower()}/{each['metadata']['name']}" for each in objects]
+        wide = [name for name in names if name.startswith(("cluster", "validating"))]
+        self.control_plane.kubectl("delete", *wide, "--ignore-not-found", "--wait=false")
 
     @property
     def webhook_address(self) -> str:
