@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -76,6 +77,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 )
 def run(log_level: str, **options: object) -> None:
     """Run the operator and its webhook."""
+    gc.freeze()  # what was imported stays for good: no garbage collection has to look through it
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     if log_level != "debug":
         logging.getLogger("kopf").setLevel(logging.WARNING)
