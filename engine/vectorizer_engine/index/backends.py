@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from vectorizer_engine.index import quantized, rabitq
 from vectorizer_engine.index.base import ApproximateIndex, Distance, Vectors
+from vectorizer_engine.index.faiss_file import version_name
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.files import Files
 
@@ -27,11 +28,13 @@ class Build(Protocol):
 class Backend(NamedTuple):
     """One kind of index file.
 
-    `open` raises StoreCorrupt or StoreVersionError where the file is not the index of the vectors it is given;
-    `open_bytes` is what an open index of so many vectors holds on the heap, searching threads apart.
+    `version` is that of the files that are built now. `open` raises StoreCorrupt or StoreVersionError where the file is
+    not the index of the vectors it is given; `open_bytes` is what an open index of so many vectors holds on the heap,
+    searching threads apart.
     """
 
     file_name: str
+    version: str
     build: Build
     open: Callable[[Path, Vectors, Distance], ApproximateIndex]
     open_bytes: Callable[[int], int]
@@ -39,7 +42,17 @@ class Backend(NamedTuple):
 
 BACKENDS = {
     SegmentLayout.HNSW_SQ8: Backend(
-        quantized.FILE_NAME, quantized.build, quantized.QuantizedIndex, quantized.open_bytes
+        quantized.FILE_NAME,
+        version_name(quantized.RECIPE),
+        quantized.build,
+        quantized.QuantizedIndex,
+        quantized.open_bytes,
     ),
-    SegmentLayout.IVF_RABITQ: Backend(rabitq.FILE_NAME, rabitq.build, rabitq.RabitqIndex, rabitq.open_bytes),
+    SegmentLayout.IVF_RABITQ: Backend(
+        rabitq.FILE_NAME,
+        version_name(rabitq.RECIPE),
+        rabitq.build,
+        rabitq.RabitqIndex,
+        rabitq.open_bytes,
+    ),
 }

@@ -1,13 +1,14 @@
 """One faiss index in one file that is written once and then only mapped.
 
-    page 0    header: magic, format version, layout, distance, dimension, count, size and CRC32C of the body
+    page 0    header: magic, format version, layout, distance, dimension, count, size and CRC32C of the body, recipe
               (little-endian, see `_HEADER`), zeros, and in its last four bytes the CRC32C of the page
     page 1 …  body: the index as faiss serialises it
 
 faiss reads the body in place: graph, lists and codes stay pages of the file, which the kernel takes back as it
 needs to. What faiss copies to the heap instead is small; each backend states it.
 
-What an index means, and how it is searched, is for the backends.
+What an index means, and how it is searched, is for the backends. The *recipe* tells with what parameters one of them
+built it: any is good enough to be searched, but only a file of the present version is handed to others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +34,8 @@ FORMAT = 2
 """1 had no HNSW with integer codes, for which queries are scaled; what is of format 1 is read as ever."""
 _PAGE = 4096
 _MAGIC = b"VZINDEX\0"
-_HEADER = struct.Struct("<8sIHHIQQI")
+_HEADER = struct.Struct("<8sIHHIQQI8s")
+_RECIPE_BYTES = 8
 _CRC = struct.Struct("<I")
 _PIECE_BYTES = 128 * 1024
 """What is read or written at once."""
@@ -68,8 +71,28 @@ class IndexShape:
         )
 
 
-def write_index_file(path: Path, index: Any, shape: IndexShape, *, files: Files) -> None:
-    """Write *index* (a faiss index) durably to the new file *path*.
+def recipe_of(*parameters: int | float) -> bytes:
+    """What stands for these parameters in a file."""
+    return blake2b(repr(parameters).encode(), digest_size=_RECIPE_BYTES).digest()
+
+
+def version_name(recipe: bytes, *, format: int = FORMAT) -> str:
+    """What tells files apart that were not built in the same way, as a part of a name."""
+    return f"{format}-{recipe.hex()}"
+
+
+def version_in(path: Path) -> str:
+    """The `version_name` of the file in *path*. Raises StoreCorrupt where it is no index file, and OSError.
+
+    Files from before there were recipes have one of zeros.
+    """
+    with path.open("rb") as file:
+        header = _unpacked_header(path, file.read(_PAGE))
+    return version_name(header[-1], format=header[1])
+
+
+def write_index_file(path: Path, index: Any, shape: IndexShape, *, recipe: bytes, files: Files) -> None:
+    """Write *index* (a faiss index) that was built by *recipe* durably to the new file *path*.
 
     Its name is durable once the caller has synced the folder. Raises OSError; what it left then is for the
     caller to remove.
@@ -87,15 +110,17 @@ def write_index_file(path: Path, index: Any, shape: IndexShape, *, files: Files)
             return len(piece)
 
         faiss.write_index(index, faiss.PyCallbackIOWriter(write, _PIECE_BYTES))
-        files.write(descriptor, _header(shape, size, crc), 0)
+        files.write(descriptor, _header(shape, size, crc, recipe), 0)
         files.sync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _header(shape: IndexShape, size: int, crc: int) -> bytes:
+def _header(shape: IndexShape, size: int, crc: int, recipe: bytes) -> bytes:
     distance = _DISTANCE_CODES[shape.distance]
-    head = _HEADER.pack(_MAGIC, FORMAT, shape.layout, distance, shape.dimension, shape.count, size, crc)
+    head = _HEADER.pack(
+        _MAGIC, FORMAT, shape.layout, distance, shape.dimension, shape.count, size, crc, recipe
+    )
     return seal_page(head.ljust(_PAGE, b"\0"))
 
 
@@ -152,11 +177,7 @@ _REBUILD = "remove the file, and the index is built again from the vectors"
 
 def _checked_header(path: Path, head: bytes, expected: IndexShape) -> tuple[int, int]:
     """Size and CRC32C of the body."""
-    if len(head) < _PAGE:
-        raise StoreCorrupt(f"{path} is shorter than its header: {_REBUILD}")
-    magic, version, layout, distance, dimension, count, size, crc = _HEADER.unpack_from(head)
-    if magic != _MAGIC or head != seal_page(head):
-        raise StoreCorrupt(f"{path} does not begin with the header of an index file: {_REBUILD}")
+    _, version, layout, distance, dimension, count, size, crc, _ = _unpacked_header(path, head)
     if version > FORMAT:
         raise StoreVersionError(
             f"{path} has format {version}, this version reads up to {FORMAT}: use the version that wrote it, "
@@ -173,3 +194,12 @@ def _checked_header(path: Path, head: bytes, expected: IndexShape) -> tuple[int,
             f"{distance}, expected {expected}: {_REBUILD}"
         )
     return size, crc
+
+
+def _unpacked_header(path: Path, head: bytes) -> tuple[Any, ...]:
+    if len(head) < _PAGE:
+        raise StoreCorrupt(f"{path} is shorter than its header: {_REBUILD}")
+    header = _HEADER.unpack_from(head)
+    if header[0] != _MAGIC or head != seal_page(head):
+        raise StoreCorrupt(f"{path} does not begin with the header of an index file: {_REBUILD}")
+    return header

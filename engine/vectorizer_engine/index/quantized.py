@@ -24,7 +24,13 @@ import numpy as np
 
 from vectorizer_engine.cache.heap import return_free_memory
 from vectorizer_engine.index.base import Distance, Hits, Mask, Offsets, Vectors
-from vectorizer_engine.index.faiss_file import FileLayout, IndexShape, map_index_file, write_index_file
+from vectorizer_engine.index.faiss_file import (
+    FileLayout,
+    IndexShape,
+    map_index_file,
+    recipe_of,
+    write_index_file,
+)
 from vectorizer_engine.index.flat import FlatIndex, search_in_this_thread
 from vectorizer_engine.index.native import faiss
 from vectorizer_engine.index.rescoring import count_bits, rescore
@@ -58,6 +64,9 @@ _INTEGER_CODES = frozenset({Distance.COSINE, Distance.DOT})
 _LARGEST_CODE = 127
 _SMALLEST_SCALED = 1e-36
 """Smaller values count as nothing: float32 has no number to scale them up by."""
+
+RECIPE = recipe_of(M, EF_CONSTRUCTION, _LARGEST_CODE)
+"""All that a file depends on, besides the vectors, the distance and the format."""
 
 _ADDED_SHARE = 1 / 64
 _ADDED_BYTES = 64 * 1024
@@ -128,9 +137,8 @@ def build(path: Path, vectors: Vectors, distance: Distance, *, threads: int, fil
     faiss.omp_set_num_threads(threads)
     try:
         index = _build(vectors, distance)
-        write_index_file(
-            path, index, IndexShape(FileLayout.HNSW_SQ8, distance, dimension, count), files=files
-        )
+        shape = IndexShape(FileLayout.HNSW_SQ8, distance, dimension, count)
+        write_index_file(path, index, shape, recipe=RECIPE, files=files)
     finally:
         faiss.omp_set_num_threads(1)
         index = None

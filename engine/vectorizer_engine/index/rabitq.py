@@ -20,7 +20,13 @@ import numpy as np
 
 from vectorizer_engine.cache.heap import return_free_memory
 from vectorizer_engine.index.base import Distance, Hits, Mask, Offsets, Vectors
-from vectorizer_engine.index.faiss_file import FileLayout, IndexShape, map_index_file, write_index_file
+from vectorizer_engine.index.faiss_file import (
+    FileLayout,
+    IndexShape,
+    map_index_file,
+    recipe_of,
+    write_index_file,
+)
 from vectorizer_engine.index.flat import FlatIndex, search_in_this_thread
 from vectorizer_engine.index.native import faiss
 from vectorizer_engine.index.rescoring import count_bits, rescore
@@ -56,6 +62,10 @@ _SAMPLES_A_LIST = 16
 _SAMPLE_BYTES = 16 * 1024**2
 _ROUNDS = 5
 """Of k-means. Ten of them, or twice the samples, change recall by less than 0.001."""
+
+RECIPE = recipe_of(_ROTATION_SEED, _SAMPLES_A_LIST, _SAMPLE_BYTES, _ROUNDS)
+"""All that a file depends on, besides the vectors, the distance and the format."""
+
 _BATCH = 1024
 
 _FACTORS_BYTES = 8
@@ -116,9 +126,8 @@ def build(path: Path, vectors: Vectors, distance: Distance, *, threads: int, fil
     faiss.omp_set_num_threads(threads)
     try:
         index = _build(vectors, distance)
-        write_index_file(
-            path, index, IndexShape(FileLayout.IVF_RABITQ, distance, dimension, count), files=files
-        )
+        shape = IndexShape(FileLayout.IVF_RABITQ, distance, dimension, count)
+        write_index_file(path, index, shape, recipe=RECIPE, files=files)
     finally:
         faiss.omp_set_num_threads(1)
         index = None

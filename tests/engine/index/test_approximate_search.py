@@ -88,7 +88,7 @@ def test_an_index_with_float_codes_as_earlier_versions_wrote_is_searched(tmp_pat
     written.train(vectors)
     written.add(vectors)
     shape = IndexShape(FileLayout.HNSW_SQ8, Distance.COSINE, DIMENSION, COUNT)
-    write_index_file(tmp_path / "index", written, shape, files=Files())
+    write_index_file(tmp_path / "index", written, shape, recipe=bytes(8), files=Files())
     index = quantized.QuantizedIndex(tmp_path / "index", vectors, Distance.COSINE)
     queries = queries_for(Distance.COSINE)
     assert recall(index.search(queries, 10), exact(vectors, Distance.COSINE, queries, 10)) >= 0.96

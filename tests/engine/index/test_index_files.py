@@ -12,6 +12,7 @@ import pytest
 from tests.engine.disks import FailingDisk
 from tests.engine.index.samples import BACKENDS, clustered, open_index, unit
 from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
+from vectorizer_engine.index import backends as layouts
 from vectorizer_engine.index import quantized
 from vectorizer_engine.index.base import Distance
 from vectorizer_engine.index.faiss_file import (
@@ -19,7 +20,10 @@ from vectorizer_engine.index.faiss_file import (
     FileLayout,
     IndexShape,
     map_index_file,
+    recipe_of,
     seal_page,
+    version_in,
+    version_name,
     write_index_file,
 )
 from vectorizer_engine.index.native import faiss
@@ -111,7 +115,7 @@ def test_a_newer_format_says_so(backend: str, path: Path) -> None:
 
 def test_an_intact_file_that_faiss_does_not_know_is_refused(backend: str, path: Path) -> None:
     shape = IndexShape(FileLayout.HNSW_SQ8, COSINE, 32, 3000)
-    write_index_file(path, faiss.IndexFlat(32), shape, files=Files())
+    write_index_file(path, faiss.IndexFlat(32), shape, recipe=bytes(8), files=Files())
     content = bytearray(path.read_bytes())
     content[4096:4100] = b"none"
     body = bytes(content[4096:])
@@ -140,3 +144,24 @@ def test_a_file_is_as_large_as_was_said(backend: str, path: Path) -> None:
     content = build(backend, path)
     if backend == "hnsw-sq8":
         assert len(content) == pytest.approx(quantized.file_bytes(*VECTORS.shape), rel=0.05)
+
+
+def test_a_file_says_how_it_was_built_as_far_as_that_was_known(backend: str, path: Path) -> None:
+    content = bytearray(build(backend, path))
+    layout = next(each for each in layouts.BACKENDS.values() if each.file_name.endswith(backend))
+    assert version_in(path) == layout.version
+    struct.pack_into("<8s", content, 40, bytes(8))  # an earlier version left it at zeros
+    content[:4096] = seal_page(bytes(content[:4096]))
+    path.write_bytes(content)
+    assert version_in(path) == version_name(bytes(8)) != layout.version
+    reopen(backend, path)
+
+
+def test_other_parameters_make_another_version(backend: str) -> None:
+    assert version_name(recipe_of(16, 128)) != version_name(recipe_of(16, 129))
+
+
+def test_what_is_no_index_file_has_no_version(backend: str, path: Path) -> None:
+    path.write_bytes(b"something else")
+    with pytest.raises(StoreCorrupt, match="shorter than its header"):
+        version_in(path)
