@@ -2,14 +2,15 @@
 
 A segment's files are objects, named by the writer that made them; which of them count is the state in the last
 checkpoint of the shard's log (see docs/specs/SHARED_STORE.md). Nothing in the folder is needed: a copy that is
-missing or damaged is fetched again. Index files are made here and stay here.
+missing or damaged is fetched again. Index files lie beside the segment's objects, where somebody built them: see
+`object_indexes`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,9 +22,10 @@ from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.garbage import Garbage
 from vectorizer_engine.storage.log_objects import list_frames, read_newest_checkpoint
 from vectorizer_engine.storage.manifest import Manifest
+from vectorizer_engine.storage.object_file import fetch_file
+from vectorizer_engine.storage.object_indexes import fetch_indexes, name_of, parsed
 from vectorizer_engine.storage.object_log import ObjectLog
-from vectorizer_engine.storage.object_store import ObjectMissing, ObjectStore, repeated
-from vectorizer_engine.storage.read_ahead import read_ahead
+from vectorizer_engine.storage.object_store import Listed, ObjectMissing, ObjectStore, repeated
 from vectorizer_engine.storage.segment import (
     CHECKSUMS_NAME,
     POINTS_NAME,
@@ -37,7 +39,6 @@ from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore
 logger = logging.getLogger(__name__)
 
 _FILES = (VECTORS_NAME, POINTS_NAME, CHECKSUMS_NAME)
-_PIECE_BYTES = 4 * 1024**2
 
 
 class StoredSegment(msgspec.Struct, frozen=True):
@@ -83,8 +84,11 @@ class ObjectSegmentStore(FileSegmentStore):
         for name in ("segments", "quarantine"):
             files.make_folder(folder / name)
         super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
+        listed = repeated(lambda: list(store.list(self._prefix)))
         # Listed before a checkpoint and deleted after it: then no successor's segment can be among them.
-        self._leftovers = {name for name, _ in repeated(lambda: list(store.list(self._prefix)))}
+        self._leftovers = {name for name, _ in listed}
+        # The objects of each segment's indexes, by its id. Guarded by the lock, as is what is removed of `_stored`.
+        self._indexes = {number: _indexes_of(self._stored[number], listed) for number in self._stored}
 
     def _load_manifest(self) -> Manifest:
         state = self._log.checkpoint.state
@@ -105,8 +109,8 @@ class ObjectSegmentStore(FileSegmentStore):
         self._named |= kept
         self._log.write_checkpoint(state, applied=manifest.applied)
         self._checkpointed = kept
-        named = {name for number in list(self._stored) for name in self._names(number)}
-        self._garbage.add(self._leftovers - named)
+        folders = {each.folder for each in dict(self._stored).values()}
+        self._garbage.add({name for name in self._leftovers if name.split("/")[-2] not in folders})
         self._leftovers = set()
 
     def _make(self, number: int, batches: Batches) -> None:
@@ -122,10 +126,11 @@ class ObjectSegmentStore(FileSegmentStore):
 
     def _remove(self, number: int) -> None:
         super()._remove(number)
-        if number not in self._stored:
-            return
-        names = self._names(number)
-        del self._stored[number]
+        with self._lock:
+            if number not in self._stored:
+                return
+            names = self._names(number) + [name for name, _ in self._indexes.pop(number, ())]
+            del self._stored[number]
         if number in self._checkpointed:
             self._leftovers.update(names)
         elif number in self._named:
@@ -138,7 +143,36 @@ class ObjectSegmentStore(FileSegmentStore):
                 logger.warning("what was made of segment %d stays in the store for now: %s", number, error)
 
     def _verify(self, number: int) -> None:
-        fetch_segment(self._store, self._prefix, self._stored[number], self._path(number), files=self._files)
+        path = self._path(number)
+        fetch_segment(self._store, self._prefix, self._stored[number], path, files=self._files)
+        damaged = fetch_indexes(self._store, self._indexes[number], path, files=self._files)
+        if damaged:
+            self._indexes[number] = [each for each in self._indexes[number] if each.name not in damaged]
+            with suppress(OSError):  # they are not looked at again by this owner, whatever becomes of them
+                self._store.delete(damaged)  # now: the next one that is built may have the same name
+
+    def lacks_index(self, number: int, path: Path) -> bool:
+        with self._lock:
+            known = [parsed(name) for name, _ in self._indexes.get(number, ())]
+            is_there = any(each and each.file == path.name and each.is_present for each in known)
+            return number in self._stored and not is_there
+
+    def keep_index(self, number: int, path: Path) -> None:
+        """May take as long as it wants: nothing waits for it, and the segment may be removed meanwhile."""
+        self._log.require_owner()
+        name = name_of(path)
+        with self._lock:
+            stored = self._stored.get(number)
+        if stored is None or name is None:
+            return
+        name = f"{self._prefix}/{stored.folder}/{name}"
+        size = path.stat().st_size
+        repeated(lambda: self._store.upload(name, path))
+        with self._lock:
+            if number in self._stored:
+                self._indexes.setdefault(number, []).append(Listed(name, size))
+                return
+        self._garbage.add([name])
 
     def _names(self, number: int) -> list[str]:
         return _names(self._prefix, self._stored[number])
@@ -147,7 +181,8 @@ class ObjectSegmentStore(FileSegmentStore):
 def copy_segments_ahead(
     store: ObjectStore, prefix: str, folder: Path, *, files: Files, wanted: Callable[[], bool]
 ) -> None:
-    """Have in *folder* copies of the segments that the newest checkpoint of a shard names, while they are *wanted*.
+    """Have in *folder* copies of the segments that the newest checkpoint of a shard names, with the indexes that there
+    are of them, while they are *wanted*.
 
     The shard is another process's, which may replace the segments meanwhile. Raises StoreCorrupt and OSError.
     """
@@ -157,11 +192,13 @@ def copy_segments_ahead(
         return
     shared = msgspec.msgpack.decode(checkpoint.state, type=SharedManifest)
     files.make_folder(folder / "segments")
+    listed = list(store.list(f"{prefix}/segments"))
     for entry in shared.manifest.segments:
         if not wanted():
             return
-        path = segment_path(folder, entry.id)
-        fetch_segment(store, f"{prefix}/segments", shared.stored[entry.id], path, files=files)
+        path, stored = segment_path(folder, entry.id), shared.stored[entry.id]
+        fetch_segment(store, f"{prefix}/segments", stored, path, files=files)
+        fetch_indexes(store, _indexes_of(stored, listed), path, files=files)
 
 
 def fetch_segment(
@@ -174,7 +211,10 @@ def fetch_segment(
     files.remove_tree(path)
     files.make_folder(path)
     for name, object_name in zip(_FILES, _names(prefix, stored), strict=True):
-        _fetch(store, object_name, path / name, stored.files[name].size, files=files)
+        try:
+            fetch_file(store, object_name, path / name, stored.files[name].size, files=files)
+        except ObjectMissing:
+            raise StoreCorrupt(f"the object {object_name} is missing") from None
     for name, expected in stored.files.items():
         found = checksum_of(path / name)
         if found != expected:
@@ -184,24 +224,13 @@ def fetch_segment(
             )
 
 
-def _fetch(store: ObjectStore, name: str, path: Path, size: int, *, files: Files) -> None:
-    pieces = [(start, min(_PIECE_BYTES, size - start)) for start in range(0, size, _PIECE_BYTES)]
-    descriptor = files.create(path)
-    try:
-        contents = read_ahead(
-            lambda index: repeated(lambda: store.read_range(name, *pieces[index])),
-            [length for _, length in pieces],
-        )
-        for (start, _), content in zip(pieces, contents, strict=True):
-            files.write(descriptor, content, start)
-    except ObjectMissing:
-        raise StoreCorrupt(f"the object {name} is missing") from None
-    finally:
-        os.close(descriptor)
-
-
 def _names(prefix: str, stored: StoredSegment) -> list[str]:
     return [f"{prefix}/{stored.folder}/{name}" for name in _FILES]
+
+
+def _indexes_of(stored: StoredSegment, listed: Iterable[Listed]) -> list[Listed]:
+    """Of the objects of a shard, those that are indexes of this segment."""
+    return [each for each in listed if each.name.split("/")[-2] == stored.folder and parsed(each.name)]
 
 
 def _is_copy(path: Path, stored: StoredSegment) -> bool:

@@ -27,6 +27,9 @@ from vectorizer_engine.errors import StoreCorrupt, StoreVersionError
 from vectorizer_engine.storage.section_file import REBUILT, SectionFile
 
 FORMAT = 1
+VERSION = str(FORMAT)
+"""What tells files apart that were not built in the same way, as a part of a name."""
+
 SUFFIX = ".payload-index"
 
 ENTRY = struct.Struct("<I")

@@ -127,6 +127,13 @@ class FileSegmentStore(SegmentFolder):
         if segment.id not in self._in_doubt:
             self._remove(segment.id)
 
+    def lacks_index(self, number: int, path: Path) -> bool:
+        """Whether the index file *path* of a segment should be kept elsewhere, too, and is not."""
+        return False
+
+    def keep_index(self, number: int, path: Path) -> None:
+        """Keep a copy of what is lacked. Raises OSError, Fenced, and StoreCorrupt where the file is not whole."""
+
     def _replace_manifest(self, manifest: Manifest) -> None:
         """Raises OSError. The disk may have failed when the new manifest was already in its place."""
         named = {entry.id for entry in manifest.segments}
