@@ -47,13 +47,17 @@ class SegmentIndexes:
         files: Files,
         maintenance: Maintenance,
         rebuild: Callable[[], None],
+        built: Callable[[Segment, Path], None] | None = None,
     ) -> None:
-        """*rebuild* is called when an index was lost, and so a segment wants one again."""
+        """*rebuild* is called when an index was lost, and so a segment wants one again; *built* with each file that
+        there is, new or not.
+        """
         self._distance = distance
         self._memory = memory
         self._files = files
         self._maintenance = maintenance
         self._rebuild = rebuild
+        self._built = built
         self._threads = usable_cores()
         self._lock = threading.Lock()
         self._held: dict[Segment, SegmentIndex] = {}
@@ -206,6 +210,8 @@ class SegmentIndexes:
                 return False
             self._held[segment] = index
         segment.index = index
+        if self._built is not None:
+            self._built(segment, path)
         return True
 
     def _asked(self, index: SegmentIndex) -> None:

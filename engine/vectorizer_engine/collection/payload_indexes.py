@@ -87,12 +87,22 @@ class _Beside:
 class PayloadIndexes:
     """Any thread may call. What is open is `segment.fields`."""
 
-    def __init__(self, schema: Schema, *, memory: MemoryAccount, files: Files, scratch: Path) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        memory: MemoryAccount,
+        files: Files,
+        scratch: Path,
+        built: Callable[[Segment, Path], None] | None = None,
+    ) -> None:
+        """*built* is called with each file that there is, new or not."""
         self.schema = schema
         """Replaced as a whole, after the manifest has it. `drop_stale` and `build` then follow it."""
         self._memory = memory
         self._files = files
         self._scratch = scratch
+        self._built = built
         self._lock = threading.Lock()
         self._segments: weakref.WeakKeyDictionary[Segment, _Beside] = weakref.WeakKeyDictionary()
 
@@ -235,8 +245,11 @@ class PayloadIndexes:
         return True
 
     def _open(self, segment: Segment, path: str, type: FieldType) -> None:
-        index = open_field_index(index_file(segment, path, type), type, segment.count)
+        file = index_file(segment, path, type)
+        index = open_field_index(file, type, segment.count)
         segment.fields = {**segment.fields, parse_path(path): index}
+        if self._built is not None:
+            self._built(segment, file)
 
     def _remove_stale(self, segment: Segment) -> None:
         schema: dict[tuple[Step, ...], FieldType] = {parse_path(path): t for path, t in self.schema.items()}

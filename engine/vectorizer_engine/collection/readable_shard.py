@@ -21,6 +21,7 @@ from vectorizer_engine.collection.types import CollectionParams, LayoutInfo, Pre
 from vectorizer_engine.collection.view import CurrentView, Place, View
 from vectorizer_engine.errors import StoreClosed
 from vectorizer_engine.storage.manifest import Manifest, QuarantinedSegment
+from vectorizer_engine.storage.segment import Segment
 
 
 class _Segments(Protocol):
@@ -43,8 +44,11 @@ class ReadableShard(ABC):
         environment: ShardEnvironment,
         *,
         rebuild: Callable[[], None],
+        built: Callable[[Segment, Path], None] | None = None,
     ) -> None:
-        """*rebuild* is called when the index of a segment was lost, which wants one again."""
+        """*rebuild* is called when the index of a segment was lost, which wants one again. For *built* see
+        `SegmentIndexes`.
+        """
         self.memory = environment.memory
         self._folder = folder
         self._maintenance = environment.maintenance
@@ -57,6 +61,7 @@ class ReadableShard(ABC):
             files=environment.files,
             maintenance=environment.maintenance,
             rebuild=rebuild,
+            built=built,
         )
 
     @property

@@ -26,6 +26,7 @@ from pathlib import Path
 from vectorizer_engine.collection.compaction import Compaction
 from vectorizer_engine.collection.data_folder import token_of
 from vectorizer_engine.collection.environment import ShardEnvironment
+from vectorizer_engine.collection.index_uploads import IndexUploads
 from vectorizer_engine.collection.operations import (
     ChangePayload,
     Delete,
@@ -95,13 +96,24 @@ class Shard(ReadableShard):
 
         Raises StoreCorrupt, StorageFull, StorageFailure.
         """
-        super().__init__(folder, params, environment, rebuild=lambda: self._compaction.schedule())
+        super().__init__(
+            folder,
+            params,
+            environment,
+            rebuild=lambda: self._compaction.schedule(),
+            built=lambda segment, path: self._uploads.offer(segment, path),
+        )
         files, memory, dimension = environment.files, environment.memory, params.dimension
         with disk_errors(f"open {folder}"):
             self._segments, self._log = _open_storage(folder, params, environment, succession)
             manifest = self._segments.manifest
+            self._uploads = IndexUploads(self._segments, self._maintenance, is_running=self._is_running)
             self._payload_indexes = PayloadIndexes(
-                manifest.payload_schema, memory=memory, files=files, scratch=environment.scratch
+                manifest.payload_schema,
+                memory=memory,
+                files=files,
+                scratch=environment.scratch,
+                built=self._uploads.offer,
             )
         if self._log.next_number <= manifest.logged:
             raise StoreCorrupt(
