@@ -29,6 +29,7 @@ class Pods:
         covered: bool = True,
     ) -> None:
         """*stores* are the settings of the object store for each; a folder below *folder* where there are none."""
+        self.folder = folder
         self._version = 0
         self.engines = [
             EngineProcess(
