@@ -9,7 +9,7 @@ with `Hold`, and it is charged to the memory of requests. Sending is `api.app`'s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -54,10 +54,28 @@ def listed(items: Iterable[Iterable[bytes | Hold]]) -> Fragments:
 class Outgoing:
     """A result in Qdrant's envelope, in the making. `advance` makes the next piece; one thread at a time."""
 
-    __slots__ = ("_began", "_fragments", "_held", "_pending", "advice", "finished", "granted", "needed")
+    __slots__ = (
+        "_began",
+        "_fragments",
+        "_held",
+        "_missing_shards",
+        "_pending",
+        "advice",
+        "finished",
+        "granted",
+        "needed",
+    )
 
-    def __init__(self, result: Any, *, began: float) -> None:
+    def __init__(
+        self,
+        result: Any,
+        *,
+        began: float,
+        missing_shards: Callable[[], Mapping[int, str] | None] = lambda: None,
+    ) -> None:
+        """*missing_shards*, asked when all else is made, are those that the answer goes without."""
         self._began = began
+        self._missing_shards = missing_shards
         self._fragments: Fragments = result if isinstance(result, Iterator) else iter((encode(result),))
         self._pending = bytearray(b'{"result":')
         self._held: dict[str, int] = {}
@@ -78,6 +96,8 @@ class Outgoing:
         while len(pending) < PIECE_BYTES and self.needed <= self.granted:
             fragment = next(self._fragments, None)
             if fragment is None:
+                if (missing := self._missing_shards()) is not None:
+                    pending += b',"missing_shards":' + encode(missing)
                 pending += b',"status":"ok","time":%.9f}' % (time.perf_counter() - self._began)
                 self.finished = True
                 return

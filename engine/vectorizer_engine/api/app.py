@@ -57,6 +57,7 @@ _VALUES = {
     "ordering": ("weak", "medium", "strong"),
     "consistency": ("majority", "quorum", "all"),
     "wait": ("true", "false"),
+    "partial": ("true", "false"),
 }
 
 
@@ -183,7 +184,7 @@ class Application:
             result = _handled(route, call)
             if isinstance(result, Plain):
                 return result
-            outgoing = Outgoing(result, began=began)
+            outgoing = Outgoing(result, began=began, missing_shards=lambda: call.missing_shards)
         except Exception as error:  # noqa: BLE001 - see _failure_of
             return self._failure_of(error, call, began)
         return self._advance(outgoing, call, began)

@@ -14,6 +14,7 @@ from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
+from vectorizer_engine.distributed.partial import SECONDS, Partial
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.metrics import Metrics
@@ -50,6 +51,10 @@ class Engine:
         return self.recovered
 
 
+_SHARE_FOR_SHARDS = 0.8
+"""Of the client's time-out: how long shards are waited for that the answer may go without."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request: the engine, who asks, the path's parameters, the query's, and the body as it came.
@@ -63,18 +68,34 @@ class Call:
     query: dict[str, str]
     body: bytes | bytearray
     _collection: AnyCollection | None = None
+    _partial: Partial | None = None
 
     @property
     def collection(self) -> AnyCollection:
         """The collection that the path names, the same one all the time. Raises CollectionNotFound.
 
-        With `consistency=1`, which in Qdrant is whatever one replica has, reads may be of a moment ago.
+        With `consistency=1`, which in Qdrant is whatever one replica has, reads may be of a moment ago. With
+        `partial=true`, they go without shards that do not answer in time.
         """
         if self._collection is None:
             self._collection = self.engine.store.collection(self.path["collection"], tenant=self.tenant)
-        if isinstance(self._collection, SpreadCollection) and self.query.get("consistency") == "1":
-            return self._collection.maybe_stale()
-        return self._collection
+        found = self._collection
+        if isinstance(found, SpreadCollection):
+            if self.query.get("consistency") == "1":
+                found = found.maybe_stale()
+            if self.query.get("partial") == "true":
+                if self._partial is None:
+                    timeout = self.query.get("timeout")
+                    self._partial = Partial(SECONDS if timeout is None else _SHARE_FOR_SHARDS * int(timeout))
+                found = found.going_without(self._partial)
+        return found
+
+    @property
+    def missing_shards(self) -> dict[int, str] | None:
+        """The shards that the answer goes without, and why. None where it must be complete."""
+        if self.query.get("partial") != "true":
+            return None
+        return self._partial.missing if self._partial is not None else {}
 
     def look_again(self) -> None:
         """Have `collection` be the one that has the name now: another member may have made a new one of it."""

@@ -32,6 +32,9 @@ _READ = frozenset({"timeout", "consistency"})
 """One member answers for a shard, and makes sure that it still may, so every read consistency that Qdrant knows holds.
 With `consistency=1` it does not make sure, and readers may answer as well (`Call.collection`)."""
 
+_ANY_SHARDS = _READ | {"partial"}
+"""Of what is asked of several shards, and means something without some of them."""
+
 _WRITE = frozenset({"timeout", "wait", "ordering"})
 """Writes of one node happen in one order, so every write ordering that Qdrant knows holds."""
 
@@ -54,7 +57,7 @@ def _read(method: str, pattern: str, handler: _Handler, parameters: frozenset[st
 
 
 def _search(method: str, pattern: str, handler: _Handler) -> Route:
-    return replace(_read(method, pattern, handler), where=Where.SEARCHERS)
+    return replace(_read(method, pattern, handler, _ANY_SHARDS), where=Where.SEARCHERS)
 
 
 def _write(method: str, pattern: str, handler: _Handler, parameters: frozenset[str] = _WRITE) -> Route:
@@ -100,7 +103,7 @@ ROUTES: tuple[Route, ...] = (
     _write("PUT", f"{_C}/index", payload_index.create_payload_index),
     _write("DELETE", f"{_C}/index/{{field}}", payload_index.delete_payload_index),
     _write("PUT", _P, points.upsert_points),
-    _read("POST", _P, points.retrieve_points),
+    _read("POST", _P, points.retrieve_points, _ANY_SHARDS),
     _read("GET", f"{_P}/{{id}}", points.get_point),
     _write("POST", f"{_P}/delete", points.delete_points),
     _write("POST", f"{_P}/payload", points.set_payload),
@@ -108,12 +111,12 @@ ROUTES: tuple[Route, ...] = (
     _write("POST", f"{_P}/payload/delete", points.delete_payload),
     _write("POST", f"{_P}/payload/clear", points.clear_payload),
     _write("POST", f"{_P}/batch", points.update_batch),
-    _read("POST", f"{_P}/scroll", points.scroll_points),
-    _read("POST", f"{_P}/count", points.count_points),
+    _read("POST", f"{_P}/scroll", points.scroll_points, _ANY_SHARDS),
+    _read("POST", f"{_P}/count", points.count_points, _ANY_SHARDS),
     _search("POST", f"{_P}/search", search.search_points),
-    _read("POST", f"{_P}/search/batch", search.search_batch),
+    _read("POST", f"{_P}/search/batch", search.search_batch, _ANY_SHARDS),
     _search("POST", f"{_P}/query", search.query_points),
-    _read("POST", f"{_P}/query/batch", search.query_batch),
+    _read("POST", f"{_P}/query/batch", search.query_batch, _ANY_SHARDS),
     _internal("POST", READ_PATH, internal.read, Where.READERS),
     _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),
     _internal("POST", RELEASE_PATH, internal.release, Where.WRITERS),

@@ -26,6 +26,7 @@ from vectorizer_engine.api.results import Selection
 from vectorizer_engine.collection.filters import compile_filter, parse_id
 from vectorizer_engine.collection.records import Scored
 from vectorizer_engine.collection.types import PointId
+from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
 from vectorizer_engine.index.base import Vectors
 
@@ -223,7 +224,13 @@ class _Plan:
             point = parse_id(decode(_id, raw, where=where), where=where)
         except InvalidRequest as error:
             raise InvalidRequest(f"{error} ({_KINDS_OF_QUERY})") from None
-        found = self._collection.retrieve([point])
+        # Without its vector there is nothing to look for.
+        whole = (
+            self._collection.complete()
+            if isinstance(self._collection, SpreadCollection)
+            else self._collection
+        )
+        found = whole.retrieve([point])
         if not found:
             raise PointNotFound(collection=self._collection.name, point=point)
         return _Target(np.ascontiguousarray(found[0].vector.reshape(1, -1)), point)

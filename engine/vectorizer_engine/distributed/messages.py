@@ -27,11 +27,15 @@ class Job(msgspec.Struct, array_like=True):
 
 
 class Request(msgspec.Struct, array_like=True):
-    """What one member asks another. `version` is that of the topology by which it asks."""
+    """What one member asks another. `version` is that of the topology by which it asks.
+
+    With `partial`, shards that cannot be read are told in the answer, which is an error otherwise.
+    """
 
     token: str
     version: int
     jobs: list[Job]
+    partial: bool = False
 
 
 class Done(msgspec.Struct, array_like=True):
@@ -44,13 +48,14 @@ class Done(msgspec.Struct, array_like=True):
 class Response(msgspec.Struct, array_like=True):
     """What was done, and which shards are not here. `version` is that of the topology of whoever answers.
 
-    Those in `with_former` will be, and are still with the owner before.
+    Those in `with_former` will be, and are still with the owner before. Those that `failed` cannot be read.
     """
 
     version: int
     done: list[Done]
     moved: list[int]
     with_former: list[int]
+    failed: dict[int, str]
 
 
 class _RawDone(msgspec.Struct, array_like=True):
@@ -63,6 +68,7 @@ class _RawResponse(msgspec.Struct, array_like=True):
     done: list[_RawDone]
     moved: list[int]
     with_former: list[int]
+    failed: dict[int, str] = {}
 
 
 request_decoder = msgspec.msgpack.Decoder(Request)

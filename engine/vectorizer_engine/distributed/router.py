@@ -2,7 +2,8 @@
 
 Shards that another member has are asked over HTTP, all members at once; those of this member directly. A shard that is
 moving is with its new owner or still with the one before, so both are asked in turn, until the patience ends. A write
-is sent again only if it was certainly not carried out. The result is complete or an error.
+is sent again only if it was certainly not carried out. The result is complete or an error, unless a read is told to go
+without what does not answer (`partial`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from vectorizer_engine.distributed.messages import (
     response_decoder,
 )
 from vectorizer_engine.distributed.operations import Operation, Read
+from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import (
@@ -43,7 +45,9 @@ from vectorizer_engine.errors import (
     EngineError,
     Fenced,
     ShardsUnavailable,
+    StorageFailure,
     StoreClosed,
+    StoreError,
     WriteInDoubt,
 )
 
@@ -121,33 +125,59 @@ class Router:
 
     # --- asking ----------------------------------------------------------------------------------------
 
-    def ask(self, token: str, name: str, operations: Mapping[int, Operation], *, copies: int = 1) -> Any:
+    def ask(
+        self,
+        token: str,
+        name: str,
+        operations: Mapping[int, Operation],
+        *,
+        copies: int = 1,
+        partial: Partial | None = None,
+    ) -> Any:
         """The merged result of *operations*, by shard, of the collection *name*.
 
         Any of so many *copies* of each shard may answer: of 1, its owner. More are for reads that are not `fresh`.
-        Raises ShardsUnavailable that names the shards, WriteInDoubt, CollectionGone, AnsweredElsewhere, and what the
+        With *partial*, which is for reads, it is what was there in time, unless that is nothing. Raises
+        ShardsUnavailable that names the shards, WriteInDoubt, CollectionGone, AnsweredElsewhere, and what the
         operations raise here.
         """
         operation = next(iter(operations.values()))
         pending = dict(operations)
+        if partial is not None:
+            pending = {shard: each for shard, each in pending.items() if shard not in partial.missing}
+        if not pending:
+            return operation.merge([])
         to_former: set[int] = set()
         results: list[Any] = []
         why: dict[int, str] = {}
-        deadline = time.monotonic() + PATIENCE
+        patience = PATIENCE if partial is None else partial.seconds
+        deadline = time.monotonic() + patience
         for attempt in count(random.randrange(copies)):
             topology = self._topology.current
             asked = self._choose(token, topology, pending, to_former, copies, attempt)
             to_former = set()
-            for done in self._round(token, topology, asked, why, to_former, deadline):
+            turn = min(deadline, time.monotonic() + patience / copies)
+            for done in self._round(token, topology, asked, why, to_former, turn, partial):
                 results.append(done.result)
                 for shard in done.shards:
                     del pending[shard]
-            if not pending:
+            if partial is not None:
+                for shard in pending.keys() & partial.missing:
+                    del pending[shard]
+            if not pending and results:
                 return _merged(operation, results)
+            missing = {shard: why.get(shard, "it is moving") for shard in pending}
             if not topology.members:
-                raise _unavailable(name, dict.fromkeys(pending, "no member is known that could serve it"))
-            if time.monotonic() >= deadline:
-                raise _unavailable(name, {shard: why.get(shard, "it is moving") for shard in pending})
+                raise _unavailable(
+                    name, dict.fromkeys(pending, "no member is known that could serve it"), patience
+                )
+            if not pending or time.monotonic() >= deadline:
+                if partial is not None:
+                    partial.missing.update(missing)
+                    if results:
+                        return _merged(operation, results)
+                    missing = partial.missing
+                raise _unavailable(name, missing, patience)
             if not to_former and attempt % copies == 0:
                 self._gossip.look()
                 self._topology.wait_for_newer(topology.version, seconds=PAUSE_SECONDS)
@@ -187,8 +217,11 @@ class Router:
         why: dict[int, str],
         to_former: set[int],
         deadline: float,
+        partial: Partial | None,
     ) -> list[Done]:
         """Ask each member once. Of what was not done, the reason is left in *why*.
+
+        Of what cannot be done it is left in *partial*, where that is allowed.
 
         Added *to_former* are shards that their new owner has not got yet, or that cannot be asked.
         """
@@ -199,7 +232,7 @@ class Router:
                 continue
             began = time.monotonic()
             try:
-                sent = self._send(member, token, topology.version, operations)
+                sent = self._send(member, token, topology.version, operations, deadline, partial)
                 under_way.append(_UnderWay(member, operations, sent, began))
             except NotSent as error:
                 self._note(Outcome.UNREACHABLE, began)
@@ -213,25 +246,38 @@ class Router:
         done: list[Done] = []
         if mine := asked.get(None):
             try:
-                local = self._perform(token, _jobs(mine), min(deadline, time.monotonic() + OPEN_SECONDS))
+                opened_by = min(deadline, time.monotonic() + OPEN_SECONDS)
+                local = self._perform(token, _jobs(mine), opened_by, partial=partial is not None)
                 done = local.done
+                if partial is not None:
+                    partial.missing.update(local.failed)
                 to_former.update(local.with_former)
                 why.update(dict.fromkeys(local.moved + local.with_former, "it is being opened"))
             except EngineError as error:
                 failure = failure or error
         for each in under_way:  # all answers are read, also after one that is an error
             try:
-                done += self._answered(token, topology, each, why, to_former)
+                done += self._answered(token, topology, each, why, to_former, partial)
             except EngineError as error:
                 failure = failure or error
         if failure is not None:
             raise failure
         return done
 
-    def _send(self, member: Member, token: str, version: int, operations: Mapping[int, Operation]) -> Asked:
+    def _send(
+        self,
+        member: Member,
+        token: str,
+        version: int,
+        operations: Mapping[int, Operation],
+        deadline: float,
+        partial: Partial | None,
+    ) -> Asked:
         writes = next(iter(operations.values())).writes
-        body = msgspec.msgpack.encode(Request(token, version, _jobs(operations)))
+        body = msgspec.msgpack.encode(Request(token, version, _jobs(operations), partial is not None))
         path, seconds = (WRITE_PATH, WRITE_SECONDS) if writes else (READ_PATH, READ_SECONDS)
+        if partial is not None:
+            seconds = min(seconds, max(PAUSE_SECONDS, deadline - time.monotonic()))
         return self._peers.send(member, "POST", path, body, seconds=seconds)
 
     def _answered(
@@ -241,6 +287,7 @@ class Router:
         under_way: _UnderWay,
         why: dict[int, str],
         to_former: set[int],
+        partial: Partial | None,
     ) -> list[Done]:
         member, operations, asked, began = under_way
         try:
@@ -257,11 +304,16 @@ class Router:
             return []
         if answer.status == 410:
             raise CollectionGone(token)
+        if answer.status != 200 and partial is not None and answer.status >= 500:
+            why.update(dict.fromkeys(operations, f"{member.name} answers with status {answer.status}"))
+            return []
         if answer.status != 200:
             raise AnsweredElsewhere(answer.status, msgspec.json.decode(answer.body))
         response = response_decoder.decode(answer.body)
         self._note(Outcome.MOVED if response.moved or response.with_former else Outcome.DONE, began)
         self._gossip.heard(member, response.version)
+        if partial is not None:
+            partial.missing.update(response.failed)
         result = next(iter(operations.values())).result
         to_former.update(response.with_former)
         why.update(
@@ -304,11 +356,13 @@ class Router:
         if not self._knows(request.token):
             raise CollectionGone(request.token)
         return msgspec.msgpack.encode(
-            self._perform(request.token, request.jobs, time.monotonic() + OPEN_SECONDS)
+            self._perform(
+                request.token, request.jobs, time.monotonic() + OPEN_SECONDS, partial=request.partial
+            )
         )
 
-    def _perform(self, token: str, jobs: list[Job], deadline: float) -> Response:
-        """Carry out what is for shards of this member."""
+    def _perform(self, token: str, jobs: list[Job], deadline: float, *, partial: bool) -> Response:
+        """Carry out what is for shards of this member. Raises what one of them does, unless it may be *partial*."""
         singles = [(ShardId(token, shard), job.operation) for job in jobs for shard in job.shards]
         if len(singles) > 1 and singles[0][1].writes:
             # Each waits for a put of its own, so they wait together.
@@ -316,13 +370,15 @@ class Router:
             outcomes = iter([future.result() for future in futures])
         else:
             outcomes = (self._attempt(*single, deadline) for single in singles)
-        response = Response(self._topology.current.version, [], [], [])
+        response = Response(self._topology.current.version, [], [], [], {})
         for job in jobs:
             results: dict[int, Any] = {}
             for shard in job.shards:
                 outcome = next(outcomes)
                 if isinstance(outcome, NotHeld):
                     (response.with_former if outcome.with_former else response.moved).append(shard)
+                elif partial and isinstance(outcome, StorageFailure | StoreError):
+                    response.failed[shard] = str(outcome)
                 elif isinstance(outcome, EngineError):
                     raise outcome
                 else:
@@ -404,12 +460,12 @@ def _listed(shards: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(shards)))
 
 
-def _unavailable(name: str, why: Mapping[int, str]) -> ShardsUnavailable:
+def _unavailable(name: str, why: Mapping[int, str], patience: float) -> ShardsUnavailable:
     reasons = dict.fromkeys(why.values())
     told = "; ".join(
         f"shards {_listed(shard for shard, each in why.items() if each == reason)}: {reason}"
         for reason in reasons
     )
     return ShardsUnavailable(
-        f"collection '{name}' cannot be served in full within {PATIENCE:g} s: {told}; send the request again"
+        f"collection '{name}' cannot be served in full within {patience:g} s: {told}; send the request again"
     )

@@ -46,6 +46,7 @@ from vectorizer_engine.distributed.operations import (
     SetPayload,
     Upsert,
 )
+from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.router import Router
 from vectorizer_engine.errors import StorageFailure
 from vectorizer_engine.index.base import Vectors
@@ -76,6 +77,7 @@ class SpreadCollection:
         self.copies = copies
         self._router = router
         self._fresh = True
+        self._partial: Partial | None = None
 
     def maybe_stale(self) -> SpreadCollection:
         """The same collection, whose reads any copy of a shard may answer, as of a moment ago.
@@ -84,6 +86,18 @@ class SpreadCollection:
         """
         other = copy.copy(self)
         other._fresh = False
+        return other
+
+    def going_without(self, partial: Partial) -> SpreadCollection:
+        """The same collection, whose reads leave out what does not answer in time, and note it in *partial*."""
+        other = copy.copy(self)
+        other._partial = partial
+        return other
+
+    def complete(self) -> SpreadCollection:
+        """The same collection, whose reads leave out nothing."""
+        other = copy.copy(self)
+        other._partial = None
         return other
 
     def info(self) -> CollectionInfo:
@@ -210,7 +224,7 @@ class SpreadCollection:
             INLINE_BYTES,
         )
         answers: list[list[Point]] = self._ask(operation)
-        rest = _Rest(self)
+        rest = _Rest(self.complete())
         return [
             [
                 Scored(_Content(point, rest), Stamp(point.key, point.version), point.score)
@@ -256,10 +270,13 @@ class SpreadCollection:
     def _ask(self, operation: Operation) -> Any:
         operation.fresh = self._fresh
         copies = 1 if self._fresh else self.copies
-        return self._router.ask(self.token, self.name, operation.split(self.shards), copies=copies)
+        partial = None if operation.writes else self._partial
+        return self._router.ask(
+            self.token, self.name, operation.split(self.shards), copies=copies, partial=partial
+        )
 
     def _records(self, points: Iterable[Point]) -> list[Record]:
-        rest = _Rest(self)
+        rest = _Rest(self.complete())
         return [Record(_Content(point, rest), Stamp(point.key, point.version)) for point in points]
 
 

@@ -112,6 +112,8 @@ BOUNDED = {
     "distributed.held_shards.HeldShards._leaving": A_SHARD,
     "distributed.held_shards.HeldShards._not_before": A_SHARD,
     "distributed.held_shards.HeldShards._with_former": A_SHARD,
+    "distributed.messages._RawResponse.failed": "one for each shard, of which a collection has 64 at most",
+    "distributed.partial.Partial.missing": "one for each shard, of which a collection has 64 at most",
     "distributed.peers.Peers._headers": "two of them",
     "distributed.peers.Peers._idle": "so many connections to each member",
     "distributed.store.DistributedStore._by_path": A_COLLECTION,

@@ -27,6 +27,7 @@ from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import CollectionParams, Distance, PointId
 from vectorizer_engine.distributed.messages import Job, Request
 from vectorizer_engine.distributed.operations import INLINE_BYTES, Operation, Point, shard_of
+from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.errors import Fenced, PointNotFound, WriteInDoubt
 from vectorizer_engine.storage.keys import encode_id
@@ -45,7 +46,15 @@ class Wire:
         self._members = members
         self.longest = 0
 
-    def ask(self, token: str, name: str, operations: Mapping[int, Operation], *, copies: int = 1) -> Any:
+    def ask(
+        self,
+        token: str,
+        name: str,
+        operations: Mapping[int, Operation],
+        *,
+        copies: int = 1,
+        partial: Partial | None = None,
+    ) -> Any:
         operation = next(iter(operations.values()))
         by_member: dict[int, list[Job]] = {}
         for shard, each in operations.items():
