@@ -30,11 +30,14 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def running_s3(folder: Path) -> Iterator[S3Server]:
+def running_s3(folder: Path, *, access_log: Path | None = None) -> Iterator[S3Server]:
+    """A server over *folder*. Each request is a line of *access_log*, as S3 writes it."""
     (folder / "bucket").mkdir(parents=True)
     port = free_port()
     command = [str(binaries.find("versitygw")), "--access", "key", "--secret", "secret", "--quiet"]
-    command += ["--port", f"127.0.0.1:{port}", "posix", str(folder)]
+    command += ["--port", f"127.0.0.1:{port}"]
+    command += ["--access-log", str(access_log)] if access_log else []
+    command += ["posix", str(folder)]
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_the_tests)
     server = S3Server(
