@@ -47,6 +47,9 @@ _SHORT_OF_MEMORY_SECONDS = 10.0
 _AFTER_FAILURE_SECONDS = 30.0
 """After so long it is tried again to merge or index what the disk had refused: it may have space by then."""
 
+_LEFTOVERS_SECONDS = 60.0
+"""After so long leftovers of an earlier owner are removed, where nothing else was published meanwhile."""
+
 _SETTLED_SECONDS = 10.0
 """When no head was sealed for so long, small segments are indexed though writes go on: more will not follow soon."""
 
@@ -88,6 +91,7 @@ class Compaction:
         self._is_running = is_running
         self._flush = flush
         self._reminder = Reminder(environment.maintenance.merge_later, self.schedule)
+        self._leftovers = Reminder(environment.maintenance.merge_later, self._remove_leftovers)
         self._last_seal = time.monotonic()
         # Guards what follows.
         self._lock = threading.Lock()
@@ -121,6 +125,8 @@ class Compaction:
 
     def schedule(self) -> None:
         """Merge and index what there is to merge and index, in the background."""
+        if self._segments.has_leftovers:
+            self._leftovers.ask(_LEFTOVERS_SECONDS)
         nothing_to_do = next(self._current.view.segments(), None) is None and not self._has_quiet_head()
         with self._lock:
             self._asked_again = self._scheduled
@@ -170,6 +176,19 @@ class Compaction:
                 asked_again = self._asked_again
             if asked_again:  # by a segment that came after the last look
                 self.schedule()
+
+    def _remove_leftovers(self) -> None:
+        """Publish what there is once more: what it does not name can go then."""
+        if not self._segments.has_leftovers:
+            return
+        try:
+            with disk_errors(f"publish the segments of {self._folder}"), self._commit.paused():
+                self._publish((), None, None)
+        except Stopping:
+            pass
+        except EngineError as error:
+            logger.warning("what an earlier owner left stays in the store for now: %s", error)
+            self._leftovers.ask(_LEFTOVERS_SECONDS)
 
     def _is_at_rest(self) -> bool:
         return self._current.seconds_since_write() >= self._limits.quiet_seconds

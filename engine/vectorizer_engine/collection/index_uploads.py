@@ -36,7 +36,7 @@ class IndexUploads:
     def offer(self, segment: Segment, path: Path) -> None:
         """Have the index file *path* of *segment* kept, if it is not yet."""
         if self._segments.lacks_index(segment.id, path):
-            self._maintenance.upload(partial(self._upload, segment.id, path))
+            self._maintenance.tidy(partial(self._upload, segment.id, path))
 
     def _upload(self, number: int, path: Path) -> None:
         if not self._is_running() or not self._segments.lacks_index(number, path):
@@ -49,4 +49,4 @@ class IndexUploads:
             logger.warning("%s is kept nowhere else: %s", path, error)
         except OSError as error:
             logger.warning("%s is kept elsewhere later: %s", path, error)
-            self._maintenance.upload(partial(self._upload, number, path), after=AGAIN_SECONDS)
+            self._maintenance.tidy(partial(self._upload, number, path), after=AGAIN_SECONDS)

@@ -1,7 +1,7 @@
 """The background work of a store: one thread that seals heads, one that merges segments and builds indexes, one that
-opens indexes again, and one that puts them into a shared store, for all collections together. Sealing has its own
-thread because writers wait for it, opening because searches are slower until it is done, and uploading because it may
-take long.
+opens indexes again, and one for what is to be done in a shared store some time, for all collections together. Sealing
+has its own thread because writers wait for it, opening because searches are slower until it is done, and the last
+because a store may take long.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Maintenance:
         self._seal = _Worker("seal")
         self._merge = _Worker("merge")
         self._open = _Worker("open")
-        self._upload = _Worker("upload")
+        self._tidy = _Worker("tidy")
 
     def register(self, holder: HoldsHead) -> None:
         """From now on `relieve` may flush *holder*."""
@@ -102,9 +102,9 @@ class Maintenance:
     def open(self, job: Job) -> None:
         self._open.submit(job)
 
-    def upload(self, job: Job, *, after: float = 0.0) -> None:
-        """Run *job*, which may take long, but not before so many seconds have passed."""
-        self._upload.submit(job, after=after)
+    def tidy(self, job: Job, *, after: float = 0.0) -> None:
+        """Run *job*, which puts or deletes what nobody waits for, but not before so many seconds have passed."""
+        self._tidy.submit(job, after=after)
 
     def merge_later(self, seconds: float, job: Job) -> None:
         """`merge`, but not before *seconds* have passed."""
@@ -115,7 +115,7 @@ class Maintenance:
         """Return when nothing runs any more. What has not begun is dropped: recovery does it again."""
         self.stopping.set()
         deadline = time.monotonic() + STOP_SECONDS
-        self._upload.close(0.0)  # what is under way there does no harm to anybody
+        self._tidy.close(0.0)  # what is under way there does no harm to anybody
         for worker in (self._seal, self._merge, self._open):
             worker.close(deadline)
 

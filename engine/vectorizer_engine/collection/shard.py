@@ -72,6 +72,7 @@ def _open_storage(
             memory=environment.memory,
             files=files,
             succession=succession,
+            later=lambda seconds, job: environment.maintenance.tidy(job, after=seconds),
         )
     segments = FileSegmentStore(
         folder, dimension=params.dimension, storage=params.storage, memory=environment.memory, files=files

@@ -17,7 +17,7 @@ import msgspec
 
 from vectorizer_engine.cache.memory_manager import MemoryAccount
 from vectorizer_engine.config import StorageType
-from vectorizer_engine.errors import StoreCorrupt
+from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.garbage import Garbage
 from vectorizer_engine.storage.log_objects import list_frames, read_newest_checkpoint
@@ -86,7 +86,8 @@ class ObjectSegmentStore(FileSegmentStore):
         super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
         listed = repeated(lambda: list(store.list(self._prefix)))
         # Listed before a checkpoint and deleted after it: then no successor's segment can be among them.
-        self._leftovers = {name for name, _ in listed}
+        folders = {each.folder for each in self._stored.values()}
+        self._leftovers = {name for name, _ in listed if name.split("/")[-2] not in folders}
         # The objects of each segment's indexes, by its id. Guarded by the lock, as is what is removed of `_stored`.
         self._indexes = {number: _indexes_of(self._stored[number], listed) for number in self._stored}
 
@@ -106,8 +107,13 @@ class ObjectSegmentStore(FileSegmentStore):
         kept = {entry.id for entry in manifest.segments} | {entry.id for entry in manifest.quarantined}
         stored = {number: each for number, each in dict(self._stored).items() if number in kept}
         state = msgspec.msgpack.encode(SharedManifest(manifest, stored))
+        unnamed = kept - self._named
         self._named |= kept
-        self._log.write_checkpoint(state, applied=manifest.applied)
+        try:
+            self._log.write_checkpoint(state, applied=manifest.applied)
+        except Fenced:  # so it never will count, and nobody looks for what it alone names
+            self._named -= unnamed
+            raise
         self._checkpointed = kept
         folders = {each.folder for each in dict(self._stored).values()}
         self._garbage.add({name for name in self._leftovers if name.split("/")[-2] not in folders})
@@ -115,7 +121,6 @@ class ObjectSegmentStore(FileSegmentStore):
 
     def _make(self, number: int, batches: Batches) -> None:
         self._log.require_owner()
-        self._garbage.sweep()
         super()._make(number, batches)
         path = self._path(number)
         self._stored[number] = StoredSegment(
@@ -151,6 +156,10 @@ class ObjectSegmentStore(FileSegmentStore):
             with suppress(OSError):  # they are not looked at again by this owner, whatever becomes of them
                 self._store.delete(damaged)  # now: the next one that is built may have the same name
 
+    @property
+    def has_leftovers(self) -> bool:
+        return bool(self._leftovers)
+
     def lacks_index(self, number: int, path: Path) -> bool:
         with self._lock:
             known = [parsed(name) for name, _ in self._indexes.get(number, ())]
@@ -169,10 +178,17 @@ class ObjectSegmentStore(FileSegmentStore):
         size = path.stat().st_size
         repeated(lambda: self._store.upload(name, path))
         with self._lock:
-            if number in self._stored:
+            is_needed = number in self._stored
+            if is_needed:
                 self._indexes.setdefault(number, []).append(Listed(name, size))
-                return
-        self._garbage.add([name])
+        try:
+            with suppress(OSError):  # then that is not known
+                self._log.confirm(within=0.0)
+        except Fenced:  # and perhaps the collection was deleted: nobody else would find this
+            self._store.delete([name])
+            raise
+        if not is_needed:
+            self._garbage.add([name])
 
     def _names(self, number: int) -> list[str]:
         return _names(self._prefix, self._stored[number])

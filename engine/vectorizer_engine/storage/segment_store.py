@@ -17,7 +17,7 @@ import msgspec
 
 from vectorizer_engine.cache.memory_manager import Charge, MemoryAccount
 from vectorizer_engine.config import StorageType
-from vectorizer_engine.errors import StoreCorrupt
+from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
@@ -127,6 +127,11 @@ class FileSegmentStore(SegmentFolder):
         if segment.id not in self._in_doubt:
             self._remove(segment.id)
 
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether there is what no manifest names and the next that is published has removed."""
+        return False
+
     def lacks_index(self, number: int, path: Path) -> bool:
         """Whether the index file *path* of a segment should be kept elsewhere, too, and is not."""
         return False
@@ -135,10 +140,18 @@ class FileSegmentStore(SegmentFolder):
         """Keep a copy of what is lacked. Raises OSError, Fenced, and StoreCorrupt where the file is not whole."""
 
     def _replace_manifest(self, manifest: Manifest) -> None:
-        """Raises OSError. The disk may have failed when the new manifest was already in its place."""
+        """Raises OSError. The disk may have failed when the new manifest was already in its place.
+
+        Raises Fenced where it certainly is not, and never will be.
+        """
         named = {entry.id for entry in manifest.segments}
-        self._in_doubt |= named - {entry.id for entry in self.manifest.segments}
-        self._save_manifest(manifest)
+        unnamed = named - {entry.id for entry in self.manifest.segments} - self._in_doubt
+        self._in_doubt |= unnamed
+        try:
+            self._save_manifest(manifest)
+        except Fenced:
+            self._in_doubt -= unnamed
+            raise
         self.manifest = manifest
         for number in self._in_doubt - named:
             self._remove(number)

@@ -14,7 +14,7 @@ from vectorizer_engine.storage.catalog import Catalog
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.folder_store import FolderStore
 from vectorizer_engine.storage.followed_segments import FollowedSegments
-from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.garbage import Garbage, Later
 from vectorizer_engine.storage.log_tail import LogTail
 from vectorizer_engine.storage.object_log import ObjectLog, Succession
 from vectorizer_engine.storage.object_segments import ObjectSegmentStore, copy_segments_ahead
@@ -72,13 +72,14 @@ class SharedStore:
         memory: MemoryAccount,
         files: Files,
         succession: Succession | None,
+        later: Later,
     ) -> tuple[ObjectSegmentStore, ObjectLog]:
         """Take over the shard of which *folder*, named as the shard is, holds copies; for *succession* see `ObjectLog`.
 
-        Raises StoreCorrupt, Fenced and OSError.
+        *later* has done what can wait. Raises StoreCorrupt, Fenced and OSError.
         """
         prefix = _prefix(token, folder.name)
-        garbage = Garbage(self._store)
+        garbage = Garbage(self._store, later=later)
         log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease, succession=succession)
         segments = ObjectSegmentStore(
             folder,
