@@ -11,8 +11,9 @@ from vectorizer_engine.config import StorageType
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.manifest import Manifest
-from vectorizer_engine.storage.object_segments import SharedManifest, fetch_segment
-from vectorizer_engine.storage.object_store import ObjectStore
+from vectorizer_engine.storage.object_indexes import fetch_indexes
+from vectorizer_engine.storage.object_segments import SharedManifest, fetch_segment, indexes_of
+from vectorizer_engine.storage.object_store import ObjectStore, repeated
 from vectorizer_engine.storage.segment import Segment
 from vectorizer_engine.storage.segment_folder import SegmentFolder
 
@@ -42,23 +43,22 @@ class FollowedSegments(SegmentFolder):
     def open(self, state: bytes) -> list[tuple[Segment, LiveMask]]:
         """What a checkpoint's *state* names, fetched where it is not there, with the rows that count in it.
 
-        Those that were open before are the same. Raises StoreCorrupt, CacheMemoryLimitExceeded and OSError.
+        So are the indexes that the owner has put into the store by now, also of segments that are open. Those that
+        were open before are the same. Raises StoreCorrupt, CacheMemoryLimitExceeded and OSError.
         """
         shared = (
             msgspec.msgpack.decode(state, type=SharedManifest) if state else SharedManifest(Manifest(), {})
         )
         opened: list[tuple[Segment, LiveMask]] = []
+        listed = repeated(lambda: list(self._store.list(self._prefix)))
         for entry in shared.manifest.segments:
             # A number is that of one segment for ever, once a checkpoint has named it.
             segment = self._opened.get(entry.id)
+            stored, path = shared.stored[entry.id], self._path(entry.id)
             if segment is None:
-                fetch_segment(
-                    self._store,
-                    self._prefix,
-                    shared.stored[entry.id],
-                    self._path(entry.id),
-                    files=self._files,
-                )
+                fetch_segment(self._store, self._prefix, stored, path, files=self._files)
+            fetch_indexes(self._store, indexes_of(stored, listed), path, files=self._files)
+            if segment is None:
                 segment = self._opened[entry.id] = self._open(entry.id)
             opened.append((segment, LiveMask.from_deleted(entry.deleted, segment.count)))
         self.manifest = shared.manifest

@@ -89,7 +89,7 @@ class ObjectSegmentStore(FileSegmentStore):
         folders = {each.folder for each in self._stored.values()}
         self._leftovers = {name for name, _ in listed if name.split("/")[-2] not in folders}
         # The objects of each segment's indexes, by its id. Guarded by the lock, as is what is removed of `_stored`.
-        self._indexes = {number: _indexes_of(self._stored[number], listed) for number in self._stored}
+        self._indexes = {number: indexes_of(self._stored[number], listed) for number in self._stored}
 
     def _load_manifest(self) -> Manifest:
         state = self._log.checkpoint.state
@@ -214,7 +214,7 @@ def copy_segments_ahead(
             return
         path, stored = segment_path(folder, entry.id), shared.stored[entry.id]
         fetch_segment(store, f"{prefix}/segments", stored, path, files=files)
-        fetch_indexes(store, _indexes_of(stored, listed), path, files=files)
+        fetch_indexes(store, indexes_of(stored, listed), path, files=files)
 
 
 def fetch_segment(
@@ -244,7 +244,7 @@ def _names(prefix: str, stored: StoredSegment) -> list[str]:
     return [f"{prefix}/{stored.folder}/{name}" for name in _FILES]
 
 
-def _indexes_of(stored: StoredSegment, listed: Iterable[Listed]) -> list[Listed]:
+def indexes_of(stored: StoredSegment, listed: Iterable[Listed]) -> list[Listed]:
     """Of the objects of a shard, those that are indexes of this segment."""
     return [each for each in listed if each.name.split("/")[-2] == stored.folder and parsed(each.name)]
 

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.engine.storage.test_object_log import PREFIX
-from tests.engine.storage.test_object_segments import Pod, ids
+from tests.engine.storage.test_object_segments import MiB, Pod, ids
 from tests.engine.stores import Fault, MemoryStore
+from vectorizer_engine.cache.memory_manager import CacheMemoryManager
+from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import StoreCorrupt
 from vectorizer_engine.index import quantized
 from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.index.base import Distance
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.followed_segments import FollowedSegments
 from vectorizer_engine.storage.object_log import ObjectLog
 from vectorizer_engine.storage.object_segments import copy_segments_ahead
 from vectorizer_engine.storage.payload_index import SUFFIX, FieldType
@@ -74,6 +77,31 @@ def test_whoever_fetches_a_segment_has_its_indexes_too(store: MemoryStore, tmp_p
         assert fetched.read_bytes() == path.read_bytes()
         assert fetched.with_name(fields.name).read_bytes() == fields.read_bytes()
     assert not next_owner.segments.lacks_index(segment.id, path)
+
+
+def test_who_reads_a_shard_along_has_the_indexes_that_there_are_by_then(
+    store: MemoryStore, tmp_path: Path
+) -> None:
+    owner = Pod(store, tmp_path / "owner")
+    segment = owner.write(1, 2)
+    owner.publish(segment)
+    reader = FollowedSegments(
+        tmp_path / "reader",
+        store=store,
+        prefix=PREFIX,
+        dimension=2,
+        storage=StorageType.MMAP,
+        memory=CacheMemoryManager(64 * MiB),
+        files=Files(),
+    )
+    place = place_at(tmp_path / "reader", segment)
+    state = owner.log.checkpoint.state
+    assert len(reader.open(state)) == 1
+    assert not place.exists()
+    path = build(segment)
+    owner.segments.keep_index(segment.id, path)
+    assert len(reader.open(state)) == 1
+    assert place.read_bytes() == path.read_bytes()
 
 
 def test_an_index_is_put_into_the_store_once(store: MemoryStore, tmp_path: Path) -> None:
