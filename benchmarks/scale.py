@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/scale.py [VECTORS.npy] [--rows 6000] [--searches 600] [--seconds 6]
 
 Real engines over one shared folder, on loopback. Printed are: the price of routing, which is the median of single
-searches over 8 shards on 3 pods against 1 pod, in turns (goal: 1 ms more at most); what clients see while 3 pods become
+searches over 8 shards on 3 pods against 1 pod, in turns (goal: 1 ms more at most), and how long a page of 1,000 points
+with their vectors takes; what clients see while 3 pods become
 5 and 3 again (goals: nothing fails, p99 at most twice that of the quiet run); and how long it takes from a kill -9
 until everything is served again, where the others are told at once: of shards that the pod alone had at hand (goal:
 10 s), and of shards that others read along (goal: 2 s); and what becomes of the index of a shard whose pod dies: it is
@@ -55,6 +56,7 @@ def main() -> None:
             for pods, members in ((alone, (0,)), (three, (0, 1, 2))):
                 start(pods, members, vectors)
             price_of_routing(alone[0], three.engines[:3], vectors, options.searches)
+            long_scroll(alone[0], three[0])
             alone.close()
             scale(three, vectors.shape[1], options.seconds)
             take_over(three, vectors, copies=1)
@@ -116,6 +118,26 @@ def price_of_routing(
         print(f"{side:12}{1000 * np.percentile(taken, 50):9.2f}{1000 * np.percentile(taken, 99):9.2f}")
     price = 1000 * (np.percentile(seconds["3 pods"], 50) - np.percentile(seconds["1 pod"], 50))
     print(f"price of routing: {price:.2f} ms at p50 (goal: at most 1)\n")
+
+
+def long_scroll(alone: EngineProcess, one_of_three: EngineProcess) -> None:
+    """More than comes along with an answer: the vectors are fetched on while it is sent."""
+    body = {"limit": 1000, "with_vector": True, "with_payload": False}
+    taken = {}
+    for side, engine in (("1 pod", alone), ("3 pods", one_of_three)):
+        with engine.http() as http:
+            seconds = []
+            for _ in range(5):
+                began = time.perf_counter()
+                answer = http.post("/collections/docs/points/scroll", json=body).raise_for_status()
+                seconds.append(time.perf_counter() - began)
+                assert len(answer.json()["result"]["points"]) == 1000
+        taken[side] = float(np.median(seconds))
+    print(
+        "1,000 points with vectors: "
+        + ", ".join(f"{side} {1000 * each:.0f} ms" for side, each in taken.items())
+        + "\n"
+    )
 
 
 def scale(pods: Pods, dimension: int, seconds: float) -> None:

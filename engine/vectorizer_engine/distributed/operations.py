@@ -24,7 +24,7 @@ from vectorizer_engine.storage.payload_index import FieldType
 
 INLINE_BYTES = 256 * 1024
 """So many bytes of payloads and vectors come along with the answers of all shards to one request, an equal part from
-each. Others are fetched one by one when they are sent to the client, so that no answer takes more memory than that."""
+each. Others are fetched when they are sent to the client (`contents`): so no answer takes more memory than that."""
 
 
 def shard_of(key: bytes, shards: int) -> int:

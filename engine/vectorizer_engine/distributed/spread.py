@@ -7,7 +7,7 @@ wanted; the rest of a point is fetched when it is looked at.
 from __future__ import annotations
 
 import copy
-import sys
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ from vectorizer_engine.collection.types import (
     PointId,
     Predicate,
 )
+from vectorizer_engine.distributed.contents import Contents
 from vectorizer_engine.distributed.operations import (
     INLINE_BYTES,
     ClearPayload,
@@ -48,7 +49,6 @@ from vectorizer_engine.distributed.operations import (
 )
 from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.router import Router
-from vectorizer_engine.errors import StorageFailure
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.keys import decode_id, encode_id
 from vectorizer_engine.storage.payload_index import FieldType
@@ -180,7 +180,7 @@ class SpreadCollection:
             return []
         found: list[Point] = self._ask(Retrieve(list(dict.fromkeys(keys)), wanted, INLINE_BYTES))
         by_key = {point.key: point for point in found}
-        return self._records(by_key[key] for key in keys if key in by_key)
+        return self._records([by_key[key] for key in keys if key in by_key], wanted)
 
     def scroll(
         self,
@@ -193,7 +193,7 @@ class SpreadCollection:
         first = None if start is None else encode_id(start)
         page: Page = self._ask(Scroll(first, limit, _filter(predicate), wanted, INLINE_BYTES))
         following = None if page.following is None else decode_id(page.following)
-        return self._records(page.points), following
+        return self._records(page.points, wanted), following
 
     def count(self, predicate: Predicate | None = None) -> int:
         count: int = self._ask(Count(_filter(predicate)))
@@ -224,13 +224,15 @@ class SpreadCollection:
             INLINE_BYTES,
         )
         answers: list[list[Point]] = self._ask(operation)
-        rest = _Rest(self.complete())
+        shown = [hits[offset:] for hits in answers]
+        contents = self._contents([point for hits in shown for point in hits], wanted)
+        positions = itertools.count()
         return [
             [
-                Scored(_Content(point, rest), Stamp(point.key, point.version), point.score)
-                for point in hits[offset:]
+                Scored(contents[next(positions)], Stamp(point.key, point.version), point.score)
+                for point in hits
             ]
-            for hits in answers
+            for hits in shown
         ]
 
     def create_payload_index(self, path: str, type: FieldType, *, wait: bool = True) -> bool:
@@ -248,13 +250,6 @@ class SpreadCollection:
     @property
     def last_operation(self) -> int:
         return self._facts().last_operation
-
-    def fetch(self, key: bytes) -> Point:
-        """One point with all that it has. Raises StorageFailure if it has been deleted."""
-        found: list[Point] = self._ask(Retrieve([key], EVERYTHING, sys.maxsize))
-        if not found:
-            raise StorageFailure(f"point {decode_id(key)} was deleted while it was read: ask again")
-        return found[0]
 
     def _facts(self) -> Facts:
         facts: Facts = self._ask(Describe())
@@ -275,55 +270,15 @@ class SpreadCollection:
             self.token, self.name, operation.split(self.shards), copies=copies, partial=partial
         )
 
-    def _records(self, points: Iterable[Point]) -> list[Record]:
-        rest = _Rest(self.complete())
-        return [Record(_Content(point, rest), Stamp(point.key, point.version)) for point in points]
+    def _records(self, points: Sequence[Point], wanted: Wanted) -> list[Record]:
+        contents = self._contents(points, wanted)
+        return [
+            Record(contents[position], Stamp(point.key, point.version))
+            for position, point in enumerate(points)
+        ]
 
-
-class _Rest:
-    """What did not come along with an answer, one point at a time: it is read in the order in which it is sent."""
-
-    def __init__(self, collection: SpreadCollection) -> None:
-        self._collection = collection
-        self._last: Point | None = None
-
-    def of(self, key: bytes) -> Point:
-        if self._last is None or self._last.key != key:
-            self._last = None  # before the next one comes
-            self._last = self._collection.fetch(key)
-        return self._last
-
-
-class _Content:
-    """Payload and vector of a point that another member may have."""
-
-    __slots__ = ("_point", "_rest")
-
-    def __init__(self, point: Point, rest: _Rest) -> None:
-        self._point = point
-        self._rest = rest
-
-    @property
-    def payload_size(self) -> int:
-        return len(self._text())
-
-    def payload(self, start: int = 0, end: int | None = None) -> bytes:
-        return self._text()[start:end]
-
-    @property
-    def vector(self) -> Vectors:
-        vector = self._point.vector
-        if vector is None:
-            vector = self._rest.of(self._point.key).vector
-        assert vector is not None, "everything was fetched"
-        return np.frombuffer(vector, np.float32)
-
-    def _text(self) -> bytes:
-        text = self._point.payload
-        if text is None:
-            text = self._rest.of(self._point.key).payload
-        assert text is not None, "everything was fetched"
-        return text
+    def _contents(self, points: Sequence[Point], wanted: Wanted) -> Contents:
+        return Contents(points, wanted, self.complete()._ask)
 
 
 def _keys(ids: Iterable[PointId] | None) -> list[bytes] | None:

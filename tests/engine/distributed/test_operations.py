@@ -22,14 +22,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.engine.collection.model import assert_same, everything, open_store
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.filters import Filter, compile_filter
-from vectorizer_engine.collection.records import Scored, Wanted
+from vectorizer_engine.collection.records import Record, Scored, Wanted
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import CollectionParams, Distance, PointId
+from vectorizer_engine.distributed.contents import Content
 from vectorizer_engine.distributed.messages import Job, Request
-from vectorizer_engine.distributed.operations import INLINE_BYTES, Operation, Point, shard_of
+from vectorizer_engine.distributed.operations import INLINE_BYTES, Operation, shard_of
 from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.spread import SpreadCollection
-from vectorizer_engine.errors import Fenced, PointNotFound, WriteInDoubt
+from vectorizer_engine.errors import Fenced, PointNotFound, StorageFailure, WriteInDoubt
 from vectorizer_engine.storage.keys import encode_id
 from vectorizer_engine.storage.payload_index import FieldType
 
@@ -45,6 +46,7 @@ class Wire:
         self._shards = shards
         self._members = members
         self.longest = 0
+        self.asked = 0
 
     def ask(
         self,
@@ -55,6 +57,7 @@ class Wire:
         copies: int = 1,
         partial: Partial | None = None,
     ) -> Any:
+        self.asked += 1
         operation = next(iter(operations.values()))
         by_member: dict[int, list[Job]] = {}
         for shard, each in operations.items():
@@ -255,11 +258,54 @@ def test_a_point_stays_in_its_shard_for_ever() -> None:
     ]
 
 
-def test_a_point_that_did_not_come_along_is_only_what_was_asked_for(
+def held(records: Sequence[Record]) -> int:
+    """Bytes of payloads and vectors that an answer holds at this moment."""
+    place = records[0].place
+    assert isinstance(place, Content)
+    points = place._contents._points
+    return sum(len(point.payload or b"") + len(point.vector or b"") for point in points)
+
+
+def test_what_did_not_come_along_comes_many_points_at_a_time_and_no_more_is_held_than_may_be(
+    spread: tuple[SpreadCollection, Wire],
+) -> None:
+    collection, wire = spread
+    text = "t" * (INLINE_BYTES // 64)
+    collection.upsert(range(400), np.ones((400, 2), np.float32), [{"t": text}] * 400)
+    wire.asked = 0
+    records, _ = collection.scroll(limit=400)
+    for record in records:
+        assert record.payload == {"t": text}
+        assert record.vector.tolist() == [1, 1]
+        assert held(records) <= INLINE_BYTES
+    assert wire.asked < 20, "of which seven would be the least"
+
+
+def test_points_are_read_in_any_order(spread: tuple[SpreadCollection, Wire]) -> None:
+    collection, _ = spread
+    texts = [str(each) * (INLINE_BYTES // 20) for each in range(40)]
+    collection.upsert(range(40), np.ones((40, 2), np.float32), [{"t": text} for text in texts])
+    records = collection.retrieve([*range(40), 3, 3])
+    for each in (39, 0, 20, 5, 40, 4, 41):
+        assert records[each].payload == {"t": texts[each if each < 40 else 3]}
+
+
+def test_a_point_that_is_larger_than_what_may_come_along_arrives_between_others(
     spread: tuple[SpreadCollection, Wire],
 ) -> None:
     collection, _ = spread
-    collection.upsert([1], np.ones((1, 2), np.float32), [{"a": 1}])
-    point = collection.fetch(encode_id(1))
-    assert isinstance(point, Point)
-    assert (point.payload, np.frombuffer(point.vector or b"", np.float32).tolist()) == (b'{"a":1}', [1, 1])
+    texts = ["s", "t" * 2 * INLINE_BYTES, "u" * (INLINE_BYTES // 2), "v" * 3 * INLINE_BYTES, "w"]
+    collection.upsert(range(5), np.ones((5, 2), np.float32), [{"t": text} for text in texts])
+    assert [record.payload for record in collection.retrieve(range(5))] == [{"t": text} for text in texts]
+
+
+def test_a_point_that_is_deleted_while_it_is_read_is_an_error(
+    spread: tuple[SpreadCollection, Wire],
+) -> None:
+    collection, _ = spread
+    collection.upsert([1, 2], np.ones((2, 2), np.float32), [{"t": "t" * 2 * INLINE_BYTES}] * 2)
+    first, second = collection.retrieve([1, 2])
+    collection.delete(ids=[2])
+    assert first.payload is not None
+    with pytest.raises(StorageFailure, match="point 2 was deleted while it was read"):
+        second.payload  # noqa: B018
