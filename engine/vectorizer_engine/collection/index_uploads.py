@@ -27,11 +27,18 @@ class IndexUploads:
     """Of one shard. Any thread may call."""
 
     def __init__(
-        self, segments: FileSegmentStore, maintenance: Maintenance, *, is_running: Callable[[], bool]
+        self,
+        segments: FileSegmentStore,
+        maintenance: Maintenance,
+        *,
+        is_running: Callable[[], bool],
+        kept: Callable[[], None],
     ) -> None:
+        """*kept* is called when there is one more."""
         self._segments = segments
         self._maintenance = maintenance
         self._is_running = is_running
+        self._kept = kept
 
     def offer(self, segment: Segment, path: Path) -> None:
         """Have the index file *path* of *segment* kept, if it is not yet."""
@@ -43,6 +50,7 @@ class IndexUploads:
             return
         try:
             self._segments.keep_index(number, path)
+            self._kept()
         except (FileNotFoundError, Fenced) as error:
             logger.info("%s is not needed any more: %s", path, error)  # its segment was merged, or moved
         except (Refused, StoreCorrupt) as error:

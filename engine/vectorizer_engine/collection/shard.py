@@ -92,9 +92,11 @@ class Shard(ReadableShard):
         environment: ShardEnvironment,
         *,
         succession: Succession | None = None,
+        index_kept: Callable[[], None] = lambda: None,
     ) -> None:
         """Open and recover the shard in *folder*. *succession* tells who opens one that members take from each other.
 
+        *index_kept* is called when an index was put where others find it, too.
         Raises StoreCorrupt, StorageFull, StorageFailure.
         """
         super().__init__(
@@ -108,7 +110,9 @@ class Shard(ReadableShard):
         with disk_errors(f"open {folder}"):
             self._segments, self._log = _open_storage(folder, params, environment, succession)
             manifest = self._segments.manifest
-            self._uploads = IndexUploads(self._segments, self._maintenance, is_running=self._is_running)
+            self._uploads = IndexUploads(
+                self._segments, self._maintenance, is_running=self._is_running, kept=index_kept
+            )
             self._payload_indexes = PayloadIndexes(
                 manifest.payload_schema,
                 memory=memory,

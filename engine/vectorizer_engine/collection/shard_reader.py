@@ -11,6 +11,7 @@ has an owner, which answers.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from vectorizer_engine.cache.memory_manager import CacheType, Charge
@@ -27,6 +28,7 @@ from vectorizer_engine.storage.followed_segments import FollowedSegments
 from vectorizer_engine.storage.head import POINT_BYTES, Head
 from vectorizer_engine.storage.log_tail import News
 from vectorizer_engine.storage.object_frame import Checkpoint, Frame
+from vectorizer_engine.storage.segment import Segment
 from vectorizer_engine.storage.segment_folder import bytes_of_segment
 
 
@@ -108,6 +110,8 @@ class ShardReader(ReadableShard):
                     except BaseException:
                         self.close()  # or it would go on without this frame
                         raise
+                if news is not None and news.indexes:
+                    self._look_for_indexes()
         finally:
             self._let_go_if_closed()
 
@@ -120,10 +124,7 @@ class ShardReader(ReadableShard):
         """Have a view of what *checkpoint* names, and of what was read that is not in it."""
         opened = self._segments.open(checkpoint.state)
         self._payload_indexes.schema = self._segments.manifest.payload_schema
-        for segment, _ in opened:
-            if segment.index is None:
-                self._indexes.open_existing(segment)
-            self._payload_indexes.open_existing(segment)
+        self._open_indexes(segment for segment, _ in opened)
         heads = self._heads_on(View(tuple(Part(segment, segment.count, live) for segment, live in opened)))
         try:
             for frame in self._tail.reread():
@@ -137,6 +138,18 @@ class ShardReader(ReadableShard):
             self._indexes.discard(segment)
             self._payload_indexes.discard(segment)
             self._segments.discard(segment)
+
+    def _look_for_indexes(self) -> None:
+        segments = [segment for segment, _ in self._current.view.segments()]
+        if any(self._indexes.wants(each) or self._payload_indexes.missing(each) for each in segments):
+            self._segments.fetch_indexes()
+            self._open_indexes(segments)
+
+    def _open_indexes(self, segments: Iterable[Segment]) -> None:
+        for segment in segments:
+            if segment.index is None:
+                self._indexes.open_existing(segment)
+            self._payload_indexes.open_existing(segment)
 
     def _heads_on(self, view: View) -> _Heads:
         points = self._head_points(self._dimension, self._environment.limits)

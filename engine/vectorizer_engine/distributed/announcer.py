@@ -29,12 +29,16 @@ AGAIN_SECONDS = 1.0
 
 
 class Frames(msgspec.Struct, array_like=True):
-    """The sizes of the frames from number `first` on, of the log of a shard."""
+    """The sizes of the frames from number `first` on, of the log of a shard.
+
+    With `indexes`, there may be new indexes of its segments in the store.
+    """
 
     token: str
     shard: int
     first: int
     sizes: list[int]
+    indexes: bool = False
 
 
 class Announcer:
@@ -59,8 +63,15 @@ class Announcer:
         """The log of *shard* has got the frame of this *number*."""
         with self._news:
             self._ends[shard] = number + 1
-            self._written.setdefault(shard, Frames(*shard, number, [])).sizes.append(size)
+            self._pending(shard, first=number).sizes.append(size)
             self._news.notify()
+
+    def has_new_index(self, shard: ShardId) -> None:
+        """An index of a segment of *shard* was put into the store."""
+        with self._news:
+            if shard in self._ends:
+                self._pending(shard, first=self._ends[shard]).indexes = True
+                self._news.notify()
 
     def forget(self, shard: ShardId) -> None:
         """*shard* is not written here any more."""
@@ -82,7 +93,11 @@ class Announcer:
 
     def _tell_ends(self) -> None:
         for shard, end in self._ends.items():
-            self._written.setdefault(shard, Frames(*shard, end, []))
+            self._pending(shard, first=end).indexes = True
+
+    def _pending(self, shard: ShardId, *, first: int) -> Frames:
+        """What is to be told of *shard*; of nothing yet, from the frame *first* on."""
+        return self._written.setdefault(shard, Frames(*shard, first, []))
 
     def _run(self) -> None:
         repeat = False

@@ -63,9 +63,13 @@ class _Followed:
 
     def learn(self, news: News) -> None:
         end = news.first + len(news.sizes)
-        if self.news is not None and news.first == self.news.first + len(self.news.sizes):
-            news = News(self.news.first, [*self.news.sizes, *news.sizes])
-        self.news = news if len(news.sizes) <= MOST_KNOWN else News(end, ())
+        before = self.news
+        if before is not None:
+            first, sizes = news.first, news.sizes
+            if first == before.first + len(before.sizes):
+                first, sizes = before.first, [*before.sizes, *sizes]
+            news = News(first, sizes, indexes=news.indexes or before.indexes)
+        self.news = news if len(news.sizes) <= MOST_KNOWN else News(end, (), news.indexes)
         self.end = max(end, self.end)
         self.note_lag()
 
@@ -135,7 +139,7 @@ class FollowedShards:
             for each in frames:
                 shard = ShardId(each.token, each.shard)
                 if (followed := self._followed.get(shard)) is not None:
-                    followed.learn(News(each.first, each.sizes))
+                    followed.learn(News(each.first, each.sizes, each.indexes))
                     self._work_on(shard, followed)
 
     def give_up(self, shard: ShardId) -> None:
@@ -256,7 +260,7 @@ class FollowedShards:
     def _pause(self, followed: _Followed) -> None:
         """Try again later. The sizes of what was to be read are not known any more."""
         with self._changed:
-            followed.news = News(followed.end, ())
+            followed.news = News(followed.end, (), indexes=True)
             followed.not_before = time.monotonic() + AGAIN_SECONDS
 
     def _forget(self, shard: ShardId, followed: _Followed) -> None:

@@ -121,6 +121,7 @@ class DistributedStore:
             results=results,
             is_used=lambda shard: self._held.uses(shard) or self._followed.uses(shard),
             observe=lambda shard, number, size: self._announcer.wrote(shard, number, size),
+            index_kept=lambda shard: self._announcer.has_new_index(shard),
         )
         self.topology = KnownTopology(path, files=files)
         self._peers = Peers(key)

@@ -41,11 +41,12 @@ class Volume:
         results: Mapping[str, AdvancedCache],
         is_used: Callable[[ShardId], bool],
         observe: Callable[[ShardId, int, int], None],
+        index_kept: Callable[[ShardId], None],
     ) -> None:
         """*is_used* says whether this member serves or reads a shard, or is about to.
 
-        *observe* is told of each frame of the log of a shard that others read, with its size. For *results* see
-        `VectorStore.open`.
+        *observe* is told of each frame of the log of a shard that others read, with its size, *index_kept* of each
+        index that was put into the store. For *results* see `VectorStore.open`.
         """
         self._root = root
         self._shared = shared
@@ -55,6 +56,7 @@ class Volume:
         self._results = results
         self._is_used = is_used
         self._observe = observe
+        self._index_kept = index_kept
         self._copies = Copies(root, files=environment.files)
 
     def remove_strangers(self) -> None:
@@ -83,6 +85,7 @@ class Volume:
             described.params,
             self._environment_of(described.tenant),
             succession=succession,
+            index_kept=partial(self._index_kept, shard),
         )
         collection = Collection(
             described.name,

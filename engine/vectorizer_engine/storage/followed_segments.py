@@ -12,7 +12,7 @@ from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.manifest import Manifest
 from vectorizer_engine.storage.object_indexes import fetch_indexes
-from vectorizer_engine.storage.object_segments import SharedManifest, fetch_segment, indexes_of
+from vectorizer_engine.storage.object_segments import SharedManifest, StoredSegment, fetch_segment, indexes_of
 from vectorizer_engine.storage.object_store import ObjectStore, repeated
 from vectorizer_engine.storage.segment import Segment
 from vectorizer_engine.storage.segment_folder import SegmentFolder
@@ -37,6 +37,7 @@ class FollowedSegments(SegmentFolder):
         self._store = store
         self._prefix = f"{prefix}/segments"
         self._opened: dict[int, Segment] = {}
+        self._stored: dict[int, StoredSegment] = {}
         self.manifest = Manifest()
         files.make_folder(folder / "segments")
 
@@ -61,8 +62,15 @@ class FollowedSegments(SegmentFolder):
             if segment is None:
                 segment = self._opened[entry.id] = self._open(entry.id)
             opened.append((segment, LiveMask.from_deleted(entry.deleted, segment.count)))
-        self.manifest = shared.manifest
+        self.manifest, self._stored = shared.manifest, shared.stored
         return opened
+
+    def fetch_indexes(self) -> None:
+        """Have the indexes that the owner has put into the store since. Raises OSError."""
+        listed = repeated(lambda: list(self._store.list(self._prefix)))
+        for number in self._opened.keys() & self._stored.keys():
+            indexes = indexes_of(self._stored[number], listed)
+            fetch_indexes(self._store, indexes, self._path(number), files=self._files)
 
     def superseded(self) -> list[Segment]:
         """Those that are open and that the last checkpoint does not name any more; each is told of once."""

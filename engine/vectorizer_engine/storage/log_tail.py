@@ -18,10 +18,14 @@ from vectorizer_engine.storage.read_ahead import read_ahead
 
 
 class News(NamedTuple):
-    """The sizes of the frames from number *first* on, as the owner of a log tells them."""
+    """The sizes of the frames from number *first* on, as the owner of a log tells them.
+
+    With *indexes*, there may be new ones of segments that are old.
+    """
 
     first: int
     sizes: Sequence[int]
+    indexes: bool = False
 
 
 class Outrun(Exception):

@@ -129,6 +129,7 @@ BOUNDED = {
     "storage.commit.GroupCommit._waiting": A_REQUEST,
     "storage.folder_store.FolderStore._durable": "so many folders are remembered, then none",
     "storage.followed_segments.FollowedSegments._opened": A_SEGMENT,
+    "storage.followed_segments.FollowedSegments._stored": A_SEGMENT,
     "storage.garbage.Garbage._waiting": "one for each checkpoint of the last minutes, and each segment it replaced",
     "storage.object_log.ObjectLog._claims": "one number for each time the log was ever opened",
     "storage.object_log.ObjectLog._firsts": AN_APPEND,

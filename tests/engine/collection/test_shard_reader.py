@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from tests.engine.collection.model import RESTLESS, MiB, Points, assert_same, everything, params, vectors_of
-from tests.engine.collection.test_collection import settled
+from tests.engine.collection.test_collection import settled, wait_until
 from tests.engine.collection.test_shared_store import SharedCollectionMachine, fill, ids, open_shared
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
@@ -23,10 +25,12 @@ from vectorizer_engine.collection.maintenance import Maintenance
 from vectorizer_engine.collection.shard_reader import ShardReader
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.errors import CacheMemoryLimitExceeded, StorageFailure, StoreClosed, StoreCorrupt
+from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.folder_store import FolderStore
 from vectorizer_engine.storage.log_objects import list_frames
 from vectorizer_engine.storage.log_tail import News, Outrun
+from vectorizer_engine.storage.object_segments import ObjectSegmentStore
 from vectorizer_engine.storage.shared_store import SharedStore
 
 
@@ -145,6 +149,30 @@ def test_a_reader_that_slept_while_frames_were_forgotten_says_so_and_a_new_one_h
             assert ids(again.collection) == [*range(40)]
 
 
+def test_an_index_that_is_built_later_is_fetched_when_the_owner_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_keep, kept = threading.Event(), threading.Event()
+    keep = ObjectSegmentStore.keep_index
+
+    def keep_later(*arguments: Any) -> None:
+        assert may_keep.wait(20)
+        keep(*arguments)
+
+    monkeypatch.setattr(ObjectSegmentStore, "keep_index", keep_later)
+    with owned(tmp_path) as (_, owner), read_along(tmp_path) as reader:
+        owner._shard._uploads._kept = kept.set  # type: ignore[attr-defined]
+        points = range(5000)
+        owner.upsert(points, vectors_of([*points]), [None] * len(points))
+        wait_until(lambda: owner.info().indexed_vectors == len(points))
+        reader.follow()
+        assert [each.layout for each in reader.collection.layouts()] == [SegmentLayout.EXACT]
+        may_keep.set()
+        assert kept.wait(20)
+        reader.shard.follow(News(reader.shard.next_frame, (), indexes=True))
+        assert [each.layout for each in reader.collection.layouts()] == [SegmentLayout.HNSW_SQ8]
+
+
 def test_a_damaged_frame_stops_a_reader_and_is_named(tmp_path: Path) -> None:
     with owned(tmp_path) as (_, owner), read_along(tmp_path) as reader:
         fill(owner, 0, 2)
@@ -212,10 +240,11 @@ def test_a_copy_that_is_there_already_is_not_fetched_again(tmp_path: Path) -> No
     with owned(tmp_path) as (_, owner):
         fill(owner, 0, 40)
         settled(owner)
-        with read_along(tmp_path) as reader:
-            copies = {path: path.stat().st_ino for path in reader.folder.rglob("*.f32")}
-        with read_along(tmp_path) as again:
-            assert {path: path.stat().st_ino for path in again.folder.rglob("*.f32")} == copies != {}
+    # Nobody merges any more.
+    with read_along(tmp_path) as reader:
+        copies = {path: path.stat().st_ino for path in reader.folder.rglob("*.f32")}
+    with read_along(tmp_path) as again:
+        assert {path: path.stat().st_ino for path in again.folder.rglob("*.f32")} == copies != {}
 
 
 class ReaderMachine(SharedCollectionMachine):
