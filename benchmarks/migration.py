@@ -76,7 +76,7 @@ def main() -> None:
     print(f"in {len(COLLECTIONS)} collections")
     with tempfile.TemporaryDirectory() as folder:
         standalone = {"cluster": {"enabled": False}, "storage": {"type": "memory"}}
-        engine = EngineProcess(Path(folder) / "engine", standalone, covered=False)
+        engine = EngineProcess(Path(folder) / "engine", standalone)
         try:
             fill(engine.start(), vectors)
             expected = answers(engine, queries)

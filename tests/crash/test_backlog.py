@@ -71,7 +71,7 @@ def test_a_flood_of_small_writes_is_held_back_and_survives_kill_9(tmp_path: Path
         "cluster": {"max_cache_memory_bytes": LIMIT},
         "server": {"request_memory_bytes": REQUEST_MEMORY},
     }
-    engine = EngineProcess(tmp_path, limits, covered=False)
+    engine = EngineProcess(tmp_path, limits)
     try:
         with engine.start().http() as http:
             http.put(COLLECTION, json={"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()

@@ -120,7 +120,7 @@ def test_every_write_acknowledged_over_http_survives_kill_9(tmp_path: Path) -> N
     rng = random.Random(5)
     histories = [History(thread) for thread in range(THREADS)]
     passing = PassingHistory()
-    engine = EngineProcess(tmp_path, covered=False)
+    engine = EngineProcess(tmp_path)
     acknowledged = 0
     try:
         engine.start()

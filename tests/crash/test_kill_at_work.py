@@ -80,7 +80,7 @@ def check(http: httpx.Client) -> None:
 
 
 def killed_by(tmp_path: Path, suffix: str) -> EngineProcess:
-    return EngineProcess(tmp_path, covered=False, run_by=(sys.executable, "-c", KILLED_BY_AN_INDEX, suffix))
+    return EngineProcess(tmp_path, run_by=(sys.executable, "-c", KILLED_BY_AN_INDEX, suffix))
 
 
 def test_a_kill_while_an_index_of_vectors_is_built_loses_nothing_and_it_is_built_again(
@@ -93,7 +93,7 @@ def test_a_kill_while_an_index_of_vectors_is_built_loses_nothing_and_it_is_built
         assert engine.wait() == -signal.SIGKILL
         assert list(engine.data.rglob("index.hnsw-sq8.unfinished"))
 
-        engine = EngineProcess(tmp_path, covered=False)
+        engine = EngineProcess(tmp_path)
         with engine.start().http() as http:
             check(http)
             engine.wait_until(lambda: info(http)["indexed_vectors_count"] == COUNT, "indexed")
@@ -116,7 +116,7 @@ def test_a_kill_while_an_index_of_payloads_is_built_loses_nothing_and_it_is_buil
             assert engine.wait() == -signal.SIGKILL
         assert list(engine.data.rglob("*.payload-index.part"))
 
-        engine = EngineProcess(tmp_path, covered=False)
+        engine = EngineProcess(tmp_path)
         with engine.start().http() as http:
             check(http)
             engine.wait_until(lambda: info(http)["payload_schema"]["n"]["points"] == COUNT, "indexed")

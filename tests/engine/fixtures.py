@@ -42,12 +42,12 @@ class EngineProcess:
         arguments: tuple[str, ...] = (),
         run_by: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
-        covered: bool = True,
+        covered: bool = False,
     ) -> None:
         """*config* is laid over a configuration with a free port and `folder/data`.
 
-        *run_by* is a command that becomes the engine, such as nsenter with its options. One that has much to do is
-        better not *covered*, which takes half as much again; what it runs is covered by smaller tests.
+        *run_by* is a command that becomes the engine, such as nsenter with its options. Only one whose code no
+        smaller test covers has to be *covered*, which takes half as much again.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
@@ -176,7 +176,7 @@ def running_engine(
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     """One ready engine for all tests of a module, which use collections of their own."""
-    with running_engine(tmp_path_factory.mktemp("engine")) as process:
+    with running_engine(tmp_path_factory.mktemp("engine"), covered=True) as process:
         yield process
 
 

@@ -38,7 +38,7 @@ class Costs:
 def test_a_thousand_collections_survive_kill_9_and_cost_no_thread_no_file_and_little_memory(
     make_engine: StartEngine,
 ) -> None:
-    engine = make_engine({"cluster": {"max_cache_memory_bytes": 64 * MIB}}, covered=False)
+    engine = make_engine({"cluster": {"max_cache_memory_bytes": 64 * MIB}})
     vectors = {"vectors": {"size": 2, "distance": "Dot"}}
     with engine.start().http() as http:
         idle = Costs(engine, http)

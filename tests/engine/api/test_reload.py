@@ -34,7 +34,8 @@ def reload(engine: EngineProcess, changes: dict[str, dict[str, Any]] | str) -> s
 
 def test_the_limit_and_its_threshold_change_in_a_running_engine(make_engine: StartEngine) -> None:
     engine = make_engine(
-        {"cluster": {"enabled": True, "max_cache_memory_bytes": "128Mi"}, "auth": {"api_key": "old-secret"}}
+        {"cluster": {"enabled": True, "max_cache_memory_bytes": "128Mi"}, "auth": {"api_key": "old-secret"}},
+        covered=True,
     ).start()
     client = {"headers": {"api-key": "old-secret"}}
 
@@ -65,7 +66,7 @@ def test_the_limit_and_its_threshold_change_in_a_running_engine(make_engine: Sta
 
 
 def test_what_changes_while_the_engine_starts_applies_as_soon_as_it_can(make_engine: StartEngine) -> None:
-    engine = make_engine()
+    engine = make_engine(covered=True)
     engine.launch()
     engine.wait_until(lambda: "starts with these settings" in engine.log, "past reading its configuration")
     assert "cluster.max_cache_memory_bytes from 1073741824 to 67108864" in reload(

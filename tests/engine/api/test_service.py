@@ -92,7 +92,7 @@ def test_every_route_of_the_table_answers_and_is_counted_under_its_pattern(http:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     """An engine that asks for keys."""
-    engine = EngineProcess(tmp_path_factory.mktemp("guarded"), KEYS)
+    engine = EngineProcess(tmp_path_factory.mktemp("guarded"), KEYS, covered=True)
     engine.launch()
     engine.wait_until(lambda: engine.answers("/readyz"), "ready")
     yield engine

@@ -26,7 +26,7 @@ class Pods:
         *,
         stores: Sequence[Mapping[str, str]] = (),
         environment: Mapping[str, str] | None = None,
-        covered: bool = True,
+        covered: bool = False,
     ) -> None:
         """*stores* are the settings of the object store for each; a folder below *folder* where there are none."""
         self.folder = folder
@@ -122,7 +122,7 @@ class Pods:
 @contextmanager
 def running_pods(folder: Path, count: int) -> Iterator[Pods]:
     """All of them members, and ready."""
-    pods = Pods(folder, count)
+    pods = Pods(folder, count, covered=True)
     try:
         pods.launch()
         pods.publish(*range(count))

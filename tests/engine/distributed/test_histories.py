@@ -88,7 +88,7 @@ class Nemesis:
 def test_every_point_is_a_register_whatever_happens_to_the_pods(tmp_path: Path) -> None:
     chosen = random.Random(SEED)
     # What is asked of them is speed, and most of them are killed: their coverage is not measured.
-    pods = Pods(tmp_path, 3, covered=False)
+    pods = Pods(tmp_path, 3)
     try:
         pods.launch()
         pods.publish(0, 1, 2)

@@ -24,7 +24,7 @@ DOTS = models.VectorParams(size=2, distance=models.Distance.DOT)
 @pytest.fixture
 def pods(tmp_path: Path) -> Iterator[Pods]:
     """Three, with a collection of which each shard is on two of them."""
-    pods = Pods(tmp_path, 3)
+    pods = Pods(tmp_path, 3, covered=True)
     try:
         pods.launch()
         pods.publish(0, 1, 2)

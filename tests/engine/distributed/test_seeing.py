@@ -26,7 +26,7 @@ OUTCOMES = {"done", "moved", "refused", "unanswered", "unreachable"}
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
     """Two members with a collection, and a third engine that is none yet."""
-    pods = Pods(tmp_path_factory.mktemp("seen"), 3)
+    pods = Pods(tmp_path_factory.mktemp("seen"), 3, covered=True)
     try:
         pods.launch()
         pods.publish(0, 1, to=(0, 1, 2))
