@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from enum import StrEnum
 from itertools import count
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ import msgspec
 
 from vectorizer_engine.distributed.followed_shards import FollowedShards
 from vectorizer_engine.distributed.gossip import Gossip
-from vectorizer_engine.distributed.held_shard import NotHeld, ShardId
+from vectorizer_engine.distributed.held_shard import ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.messages import (
     READ_PATH,
@@ -30,24 +29,21 @@ from vectorizer_engine.distributed.messages import (
     Done,
     Job,
     Request,
-    Response,
     decode_request,
     request_decoder,
     response_decoder,
 )
-from vectorizer_engine.distributed.operations import Operation, Read
+from vectorizer_engine.distributed.operations import Operation
 from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
+from vectorizer_engine.distributed.performing import Performer, merged_result
+from vectorizer_engine.distributed.silence import Silence, TooManyWait
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import (
     AnsweredElsewhere,
     CollectionGone,
     EngineError,
-    Fenced,
     ShardsUnavailable,
-    StorageFailure,
-    StoreClosed,
-    StoreError,
     WriteInDoubt,
 )
 
@@ -62,9 +58,6 @@ WRITE_SECONDS = 45.0
 
 REPLACED_SECONDS = 10.0
 """How long a write is still waited for at a member that serves the shard no more by a newer topology."""
-
-WRITERS = 32
-"""So many shards are written to at a time by requests that write to several."""
 
 PAUSE_SECONDS = 0.1
 """Between two attempts, unless a newer topology comes before."""
@@ -117,11 +110,11 @@ class Router:
         self._gossip = gossip
         self._knows = knows
         self._observe = observe
-        self._reading = threading.BoundedSemaphore(readers)
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="shard-writer")
+        self._performer = Performer(topology, held, followed, readers=readers)
+        self._silence = Silence()
 
     def close(self) -> None:
-        self._writers.shutdown()
+        self._performer.close()
 
     # --- asking ----------------------------------------------------------------------------------------
 
@@ -157,15 +150,22 @@ class Router:
             asked = self._choose(token, topology, pending, to_former, copies, attempt)
             to_former = set()
             turn = min(deadline, time.monotonic() + patience / copies)
-            for done in self._round(token, topology, asked, why, to_former, turn, partial):
+            crowded: set[int] = set()
+            with ExitStack() as waits:
+                answers = self._round(token, topology, asked, why, to_former, crowded, turn, partial, waits)
+            for done in answers:
                 results.append(done.result)
                 for shard in done.shards:
                     del pending[shard]
+            if copies == 1 and crowded:
+                if partial is None:
+                    raise _unavailable(name, {shard: why[shard] for shard in crowded})
+                partial.missing.update((shard, why[shard]) for shard in crowded)
             if partial is not None:
                 for shard in pending.keys() & partial.missing:
                     del pending[shard]
             if not pending and results:
-                return _merged(operation, results)
+                return merged_result(operation, results)
             missing = {shard: why.get(shard, "it is moving") for shard in pending}
             if not topology.members:
                 raise _unavailable(
@@ -175,7 +175,7 @@ class Router:
                 if partial is not None:
                     partial.missing.update(missing)
                     if results:
-                        return _merged(operation, results)
+                        return merged_result(operation, results)
                     missing = partial.missing
                 raise _unavailable(name, missing, patience)
             if not to_former and attempt % copies == 0:
@@ -216,12 +216,15 @@ class Router:
         asked: Mapping[Member | None, dict[int, Operation]],
         why: dict[int, str],
         to_former: set[int],
+        crowded: set[int],
         deadline: float,
         partial: Partial | None,
+        waits: ExitStack,
     ) -> list[Done]:
         """Ask each member once. Of what was not done, the reason is left in *why*.
 
-        Of what cannot be done it is left in *partial*, where that is allowed.
+        Of what cannot be done it is left in *partial*, where that is allowed. Added to *crowded* are shards of members
+        that do not answer, and for which enough others wait; in *waits* is who waits for which member.
 
         Added *to_former* are shards that their new owner has not got yet, or that cannot be asked.
         """
@@ -230,24 +233,32 @@ class Router:
         for member, operations in asked.items():
             if member is None:
                 continue
+            try:
+                waits.enter_context(self._silence.waiting_for(member.name))
+            except TooManyWait as error:
+                why.update(dict.fromkeys(operations, str(error)))
+                crowded.update(operations)
+                continue
             began = time.monotonic()
             try:
                 sent = self._send(member, token, topology.version, operations, deadline, partial)
                 under_way.append(_UnderWay(member, operations, sent, began))
             except NotSent as error:
+                self._silence.heard(member.name)
                 self._note(Outcome.UNREACHABLE, began)
                 why.update(dict.fromkeys(operations, f"{member.name} cannot be reached ({error})"))
                 to_former.update(
                     shard for shard in operations if _is_with(member, topology.owner(token, shard))
                 )
             except NotAnswered as error:
+                self._silence.heard(member.name)
                 self._note(Outcome.UNANSWERED, began)
                 failure = _not_answered(operations, error, why)
         done: list[Done] = []
         if mine := asked.get(None):
             try:
                 opened_by = min(deadline, time.monotonic() + OPEN_SECONDS)
-                local = self._perform(token, _jobs(mine), opened_by, partial=partial is not None)
+                local = self._performer.perform(token, _jobs(mine), opened_by, partial=partial is not None)
                 done = local.done
                 if partial is not None:
                     partial.missing.update(local.failed)
@@ -297,6 +308,7 @@ class Router:
             if failure := _not_answered(operations, error, why):
                 raise failure from None
             return []
+        self._silence.heard(member.name)
         if answer.status != 200:
             self._note(Outcome.REFUSED, began)
         if answer.status == 503:
@@ -337,6 +349,8 @@ class Router:
 
         def left() -> float:
             nonlocal known_since
+            if not writes and self._silence.is_crowded(member.name):
+                return 0.0
             current = self._topology.current
             if all(_is_with(member, current.owner(token, shard)) for shard in operations):
                 return math.inf
@@ -356,69 +370,10 @@ class Router:
         if not self._knows(request.token):
             raise CollectionGone(request.token)
         return msgspec.msgpack.encode(
-            self._perform(
+            self._performer.perform(
                 request.token, request.jobs, time.monotonic() + OPEN_SECONDS, partial=request.partial
             )
         )
-
-    def _perform(self, token: str, jobs: list[Job], deadline: float, *, partial: bool) -> Response:
-        """Carry out what is for shards of this member. Raises what one of them does, unless it may be *partial*."""
-        singles = [(ShardId(token, shard), job.operation) for job in jobs for shard in job.shards]
-        if len(singles) > 1 and singles[0][1].writes:
-            # Each waits for a put of its own, so they wait together.
-            futures = [self._writers.submit(self._attempt, *single, deadline) for single in singles]
-            outcomes = iter([future.result() for future in futures])
-        else:
-            outcomes = (self._attempt(*single, deadline) for single in singles)
-        response = Response(self._topology.current.version, [], [], [], {})
-        for job in jobs:
-            results: dict[int, Any] = {}
-            for shard in job.shards:
-                outcome = next(outcomes)
-                if isinstance(outcome, NotHeld):
-                    (response.with_former if outcome.with_former else response.moved).append(shard)
-                elif partial and isinstance(outcome, StorageFailure | StoreError):
-                    response.failed[shard] = str(outcome)
-                elif isinstance(outcome, EngineError):
-                    raise outcome
-                else:
-                    results[shard] = outcome
-            if results:
-                merged = _merged(job.operation, list(results.values()))
-                response.done.append(Done(list(results), merged))
-        return response
-
-    def _attempt(self, shard: ShardId, operation: Operation, deadline: float) -> Any:
-        """Its result, or the error, so that what runs beside it ends before that is raised."""
-        try:
-            return self._one(shard, operation, deadline)
-        except (EngineError, NotHeld) as error:
-            return error
-
-    def _one(self, shard: ShardId, operation: Operation, deadline: float) -> Any:
-        """Raises NotHeld where nothing was done because another member has the shard."""
-        if isinstance(operation, Read) and not operation.fresh and not self._held.serves(shard):
-            reader = self._followed.find(shard)
-            if reader is not None:
-                try:
-                    with self._reading:
-                        return operation.run(reader)
-                except StoreClosed:  # its memory was wanted in this moment
-                    raise NotHeld from None
-        held = self._held.get(shard, deadline=deadline)
-        try:
-            with held.used() as collection:
-                if not isinstance(operation, Read):
-                    return operation.run(collection)
-                if operation.fresh:
-                    held.confirm()
-                with self._reading:
-                    return operation.run(collection)
-        except Fenced:
-            self._held.lost(shard, held)
-            raise NotHeld from None
-        except StoreClosed:  # it was given up in this moment
-            raise NotHeld from None
 
 
 class _UnderWay(NamedTuple):
@@ -452,20 +407,17 @@ def _jobs(operations: Mapping[int, Operation]) -> list[Job]:
     return list(jobs.values())
 
 
-def _merged(operation: Operation, results: list[Any]) -> Any:
-    return results[0] if len(results) == 1 else operation.merge(results)
-
-
 def _listed(shards: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(shards)))
 
 
-def _unavailable(name: str, why: Mapping[int, str], patience: float) -> ShardsUnavailable:
+def _unavailable(name: str, why: Mapping[int, str], patience: float | None = None) -> ShardsUnavailable:
     reasons = dict.fromkeys(why.values())
     told = "; ".join(
         f"shards {_listed(shard for shard, each in why.items() if each == reason)}: {reason}"
         for reason in reasons
     )
+    within = "" if patience is None else f" within {patience:g} s"
     return ShardsUnavailable(
-        f"collection '{name}' cannot be served in full within {patience:g} s: {told}; send the request again"
+        f"collection '{name}' cannot be served in full{within}: {told}; send the request again"
     )

@@ -116,6 +116,8 @@ BOUNDED = {
     "distributed.partial.Partial.missing": "one for each shard, of which a collection has 64 at most",
     "distributed.peers.Peers._headers": "two of them",
     "distributed.peers.Peers._idle": "so many connections to each member",
+    "distributed.silence.Silence._heard": A_MEMBER,
+    "distributed.silence.Silence._waiting": A_MEMBER,
     "distributed.store.DistributedStore._by_path": A_COLLECTION,
     "distributed.store.DistributedStore._collections": A_COLLECTION,
     "distributed.topology.KnownTopology._listeners": "one",
