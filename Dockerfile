@@ -1,17 +1,19 @@
 # Both images:  docker build --target operator -t vectorizer-operator .
 #               docker build --target engine -t vectorizer .
-# What is installed is what requirements/ holds, hash by hash, from wheels: no image ever has a compiler, and the
-# final ones no pip. They run as user 65532 and write nowhere but to what is mounted (and /tmp).
+# What is installed is what requirements/ holds, hash by hash, from wheels, and the wheel of this project: only the stage
+# that builds that one has a compiler, and the final images have no pip. They run as user 65532 and write nowhere but to
+# what is mounted (and /tmp).
 
 FROM python:3.11-slim AS base
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/vectorizer
 
-FROM base AS wheel
+FROM python:3.11 AS wheel
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN pip install --only-binary :all: --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY engine/ engine/
 COPY operator/ operator/
 RUN hatchling build -t wheel -d /dist

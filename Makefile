@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` runs the main job, `make test` passes the tests.
-# Needs Python 3.11, make, and a network to package registries.
+# Needs Python 3.11 with its headers, make, a C++ compiler, and a network to package registries.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ help: ## Show this list
 
 venv: .venv/ready ## Create .venv/ with everything that development needs
 
-.venv/ready: requirements/dev.txt pyproject.toml
+.venv/ready: requirements/dev.txt pyproject.toml hatch_build.py $(wildcard engine/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	@echo "setting up .venv (about a minute, once)"
 	@$(PYTHON) -m venv .venv
@@ -65,5 +65,5 @@ lock: venv ## Resolve pyproject.toml into the hashed requirement files
 	    pyproject.toml -o requirements/$$extra.txt; done
 
 clean: ## Remove what set-up and tests made in this folder
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	@rm -rf .venv engine/vectorizer_engine/_native.abi3.so .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	@find . -name __pycache__ -prune -exec rm -r {} +

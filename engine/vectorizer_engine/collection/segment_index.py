@@ -53,7 +53,7 @@ class SegmentIndex:
         self._vectors = vectors
         self._distance = distance
         self._memory = memory
-        # faiss keeps something for each thread that searched: the API has two for each core, and batches one.
+        # Each thread that searches holds something meanwhile: the API has two for each core, and batches one.
         scratch = 3 * threads * quantized.scratch_bytes(len(vectors))
         self.nbytes = self._backend.open_bytes(len(vectors)) + scratch
         self._ask = ask

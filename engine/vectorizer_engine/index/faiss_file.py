@@ -4,8 +4,8 @@
               (little-endian, see `_HEADER`), zeros, and in its last four bytes the CRC32C of the page
     page 1 …  body: the index as faiss serialises it
 
-faiss reads the body in place: graph, lists and codes stay pages of the file, which the kernel takes back as it
-needs to. What faiss copies to the heap instead is small; each backend states it.
+The body is read in place: graph, lists and codes stay pages of the file, which the kernel takes back as it needs to.
+What is copied to the heap instead is small; each backend states it.
 
 What an index means, and how it is searched, is for the backends. The *recipe* tells with what parameters one of them
 built it: any is good enough to be searched, but only a file of the present version is handed to others.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -130,18 +130,11 @@ def seal_page(page: bytes) -> bytes:
     return content + _CRC.pack(google_crc32c.value(content))
 
 
-class MappedIndex(NamedTuple):
-    """A faiss index that lives in *mapping*, which therefore has to be kept as long as the index."""
+def map_index_file(path: Path, expected: IndexShape) -> memoryview:
+    """The body of the index in *path*, mapped, after reading and checking every byte of the file.
 
-    index: Any
-    mapping: mmap.mmap
-
-
-def map_index_file(path: Path, expected: IndexShape) -> MappedIndex:
-    """Map the index in *path*, after reading and checking every byte of it.
-
-    Every byte, because a link that points outside the graph would take the whole process down with it. Raises
-    StoreCorrupt where the file is not what was written for *expected*, StoreVersionError where a newer
+    Every byte, because what damage makes of an index may be one that finds nothing, and faiss reads where its numbers
+    say. Raises StoreCorrupt where the file is not what was written for *expected*, StoreVersionError where a newer
     version wrote it; in both cases the index can be built again from the vectors.
     """
     try:
@@ -162,14 +155,21 @@ def map_index_file(path: Path, expected: IndexShape) -> MappedIndex:
     except OSError as error:
         raise StoreCorrupt(f"{path} cannot be read: {error.strerror or error}: {_REBUILD}") from error
     mapping.madvise(_ADVICE[expected.layout])
-    body = np.frombuffer(mapping, np.uint8, body_size, _PAGE)
+    return memoryview(mapping)[_PAGE:]
+
+
+def read_by_faiss(path: Path, body: memoryview) -> Any:
+    """The faiss index in the mapped *body* of the file *path*, which has to be kept as long. Raises StoreCorrupt."""
+    content = np.frombuffer(body, np.uint8)
     try:
-        index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(body), body_size))
+        return faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(content), len(content)))
     except RuntimeError as error:
-        raise StoreCorrupt(
-            f"{path} is intact, but faiss {faiss.__version__} cannot read it: {_REBUILD}"
-        ) from error
-    return MappedIndex(index, mapping)
+        raise not_understood(path, f"faiss {faiss.__version__} cannot read it") from error
+
+
+def not_understood(path: Path, problem: str) -> StoreCorrupt:
+    """What is raised about a file that is as it was written, and still of no use."""
+    return StoreCorrupt(f"{path} is intact, but {problem}: {_REBUILD}")
 
 
 _REBUILD = "remove the file, and the index is built again from the vectors"

@@ -1,12 +1,14 @@
 """HNSW over vectors quantized to 8 bits (faiss HNSW-SQ8), memory-mapped: the index of most sealed segments.
 
 The graph is searched over 8-bit codes, and what it finds is scored again from the full-precision vectors, so
-scores are exact and only a neighbour that the graph misses is lost. Graph and codes stay pages of their file;
-the heap holds 12 bytes a vector (faiss copies the levels and the offsets of the graph).
+scores are exact and only a neighbour that the graph misses is lost.
+
+faiss builds the graph and writes it; it is searched by code of our own (`engine/native/graph.cpp`), in one call for
+all of this, that reads it where it lies in its file (docs/decisions/0015). So nothing of it is on the heap.
 
 Inner products are computed in integers: vectors and queries are scaled so that their largest value is 127, and rounded.
-What scales all alike changes no order. Euclid, where it would, has codes with a range for each dimension, and faiss
-turns them into floats for every comparison; that takes half as long again (docs/decisions/0010).
+What scales all alike changes no order. Euclid, where it would, has codes with a range for each dimension, which are
+turned into floats for every comparison; that takes half as long again (docs/decisions/0010).
 
 An index never changes. Cosine vectors arrive with length 1. Manhattan has no such index in faiss.
 
@@ -16,24 +18,25 @@ as queries; docs/decisions/0003 has the tables.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vectorizer_engine._native import Graph
 from vectorizer_engine.cache.heap import return_free_memory
-from vectorizer_engine.index.base import Distance, Hits, Mask, Offsets, Vectors
+from vectorizer_engine.index.base import Distance, Hits, Mask, Vectors
 from vectorizer_engine.index.faiss_file import (
     FileLayout,
     IndexShape,
     map_index_file,
+    not_understood,
     recipe_of,
     write_index_file,
 )
-from vectorizer_engine.index.flat import FlatIndex, search_in_this_thread
+from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.index.native import faiss
-from vectorizer_engine.index.rescoring import count_bits, rescore
+from vectorizer_engine.index.rescoring import count_bits
 from vectorizer_engine.storage.files import Files
 
 FILE_NAME = "index.hnsw-sq8"
@@ -72,9 +75,11 @@ _ADDED_SHARE = 1 / 64
 _ADDED_BYTES = 64 * 1024
 """So many vectors are scaled and added at a time: the larger of the two."""
 
-# What faiss holds besides codes and links, checked by tests/engine/index/test_index_memory.py.
+# What is held besides codes and links, checked by tests/engine/index/test_index_memory.py.
 _FIXED_BYTES = 65_536
-_LEVELS_AND_OFFSETS_BYTES = 12  # a vector: int32 and size_t, copied to the heap from the file too
+_OPEN_BYTES = 4096
+_LEVELS_AND_OFFSETS_BYTES = 12  # a vector: int32 and size_t
+_CANDIDATES_BYTES = 16_384
 _ORDER_AND_LOCKS_BYTES = 16  # a vector, while building
 
 
@@ -100,13 +105,13 @@ def _added_rows(count: int, dimension: int) -> int:
 
 
 def open_bytes(count: int) -> int:
-    """What an open index holds on the heap, besides `scratch_bytes`."""
-    return count * _LEVELS_AND_OFFSETS_BYTES + _FIXED_BYTES
+    """What an open index of *count* vectors holds on the heap, besides `scratch_bytes`: all of it is mapped."""
+    return _OPEN_BYTES
 
 
 def scratch_bytes(largest_count: int) -> int:
-    """What each thread that searches keeps on the heap: one byte a vector of the largest index it searched."""
-    return largest_count
+    """What each thread that searches holds meanwhile: a bit a vector, and the candidates of a usual ef."""
+    return largest_count // 8 + _CANDIDATES_BYTES
 
 
 def _link_bytes() -> int:
@@ -183,7 +188,11 @@ class QuantizedIndex:
         """Raises StoreCorrupt or StoreVersionError where the file is not the index of *vectors*."""
         count, dimension = vectors.shape
         shape = IndexShape(FileLayout.HNSW_SQ8, distance, dimension, count)
-        self._index, self._mapping = map_index_file(path, shape)
+        body = map_index_file(path, shape)
+        try:
+            self._graph = Graph(body, vectors, count, dimension, distance is Distance.EUCLID)
+        except ValueError as problem:
+            raise not_understood(path, str(problem)) from problem
         self._vectors = vectors
         self._distance = distance
         self._exact = FlatIndex(vectors, distance)
@@ -202,44 +211,12 @@ class QuantizedIndex:
         usable_ef = effective_ef(ef or DEFAULT_EF, limit, allowed=allowed, count=count)
         if usable_ef is None:
             return self._exact.search(queries, limit, mask=mask)
-        search_in_this_thread()
-        candidates = self._candidates(queries, limit * OVERSAMPLING, usable_ef, mask)
-        hits = rescore(self._vectors, self._distance, queries, candidates, limit)
-        for row, found in enumerate(hits):
-            if len(found.offsets) < limit:  # the graph did not lead to enough of what is allowed
+        offsets = np.empty((len(queries), limit), np.int64)
+        scores = np.empty((len(queries), limit), np.float32)
+        found = np.empty(len(queries), np.int32)
+        self._graph.search(queries, limit, limit * OVERSAMPLING, usable_ef, mask, offsets, scores, found)
+        hits = [Hits(offsets[row, :n], scores[row, :n]) for row, n in enumerate(found.tolist())]
+        for row, each in enumerate(hits):
+            if len(each.offsets) < limit:  # the graph did not lead to enough of what is allowed
                 hits[row] = self._exact.search(queries[row : row + 1], limit, mask=mask)[0]
         return hits
-
-    def _candidates(self, queries: Vectors, wanted: int, ef: int, mask: Mask | None) -> Offsets:
-        pointer = faiss.swig_ptr
-        if mask is None:
-            parameters = _parameters(ef)
-        else:
-            selector = faiss.IDSelectorBitmap(len(self._vectors), pointer(mask))
-            parameters = faiss.SearchParametersHNSW(efSearch=ef, sel=selector)
-        scores = np.empty((len(queries), wanted), np.float32)
-        candidates = np.empty((len(queries), wanted), np.int64)
-        if self._distance in _INTEGER_CODES:
-            queries = _scaled(queries)
-        self._index.search_c(
-            len(queries), pointer(queries), wanted, pointer(scores), pointer(candidates), parameters
-        )
-        return candidates
-
-
-@lru_cache(maxsize=16)
-def _parameters(ef: int) -> Any:
-    """Made once: that takes as long as a twentieth of a search. faiss only reads them."""
-    return faiss.SearchParametersHNSW(efSearch=ef)
-
-
-def _scaled(queries: Vectors) -> Vectors:
-    """Each row in whole numbers, its largest at `_LARGEST_CODE`: the order of its inner products stays."""
-    sizes = np.abs(queries)
-    # Of a single query, as nearly always, without an axis: that takes half as long.
-    largest = sizes.max() if len(queries) == 1 else sizes.max(axis=1, keepdims=True)
-    scaled: Vectors = queries * (
-        np.float32(_LARGEST_CODE) / np.maximum(largest, np.float32(_SMALLEST_SCALED))
-    )
-    np.rint(scaled, out=scaled)
-    return scaled

@@ -25,6 +25,7 @@ from vectorizer_engine.index.faiss_file import (
     IndexShape,
     map_index_file,
     recipe_of,
+    read_by_faiss,
     write_index_file,
 )
 from vectorizer_engine.index.flat import FlatIndex, search_in_this_thread
@@ -177,7 +178,8 @@ class RabitqIndex:
         """Raises StoreCorrupt or StoreVersionError where the file is not the index of *vectors*."""
         count, dimension = vectors.shape
         shape = IndexShape(FileLayout.IVF_RABITQ, distance, dimension, count)
-        self._index, self._mapping = map_index_file(path, shape)
+        self._body = map_index_file(path, shape)  # faiss reads it in place
+        self._index = read_by_faiss(path, self._body)
         self._lists = list_count(count)
         self._vectors = vectors
         self._distance = distance

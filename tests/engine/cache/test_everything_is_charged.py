@@ -126,7 +126,6 @@ BOUNDED = {
     "index.flat.FlatIndex._vectors": MAPPED,
     "index.quantized.QuantizedIndex._vectors": MAPPED,
     "index.rabitq.RabitqIndex._vectors": MAPPED,
-    "index.quantized._parameters": "so many are remembered",
     "storage.catalog.Catalog._entries": A_COLLECTION,
     "storage.commit.GroupCommit._waiting": A_REQUEST,
     "storage.folder_store.FolderStore._durable": "so many folders are remembered, then none",

