@@ -4,9 +4,13 @@
 #include <Python.h>
 
 #include <new>
+#include <string>
+#include <vector>
 
 #include "graph.hpp"
+#include "json.hpp"
 #include "kernels.hpp"
+#include "points.hpp"
 
 namespace {
 
@@ -160,18 +164,146 @@ PyType_Slot graph_slots[] = {
 
 PyType_Spec graph_spec = {"vectorizer_engine._native.Graph", sizeof(GraphObject), 0, Py_TPFLAGS_DEFAULT, graph_slots};
 
-int module_exec(PyObject* module) {
-    PyObject* type = PyType_FromSpec(&graph_spec);
-    if (type == nullptr) return -1;
-    const int added = PyModule_AddObjectRef(module, "Graph", type);
+// --- Points --------------------------------------------------------------------------------------------------------
+
+struct PointsObject {
+    PyObject_HEAD
+    points::Points* points;
+    Buffer* file;
+};
+
+void points_dealloc(PyObject* self) {
+    auto* object = reinterpret_cast<PointsObject*>(self);
+    delete object->points;
+    delete object->file;
+    PyTypeObject* type = Py_TYPE(self);
+    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
-    if (added < 0) return added;
+}
+
+PyObject* points_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
+    PyObject* file;
+    if (!PyArg_ParseTuple(arguments, "O", &file)) return nullptr;
+    PyObject* self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == nullptr) return nullptr;
+    auto* object = reinterpret_cast<PointsObject*>(self);
+    object->file = new (std::nothrow) Buffer();
+    object->points = new (std::nothrow) points::Points();
+    if (object->file == nullptr || object->points == nullptr) {
+        PyErr_NoMemory();
+    } else if (object->file->hold(file, -1)) {
+        if (object->points->open(object->file->as<const uint8_t>(), object->file->size())) return self;
+        PyErr_SetString(PyExc_ValueError, "it is no LMDB file of format 1 with a table of points");
+    }
+    Py_DECREF(self);
+    return nullptr;
+}
+
+PyObject* points_hits(PyObject* self, PyObject* const* arguments, Py_ssize_t given) {
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "hits() takes 2 arguments");
+        return nullptr;
+    }
+    Buffer offsets, scores;
+    if (!offsets.hold(arguments[0], -1)) return nullptr;
+    const size_t count = offsets.size() / sizeof(int64_t);
+    if (!scores.hold(arguments[1], Py_ssize_t(count * sizeof(float)))) return nullptr;
+    std::string text;
+    bool enough_memory = true, whole = false;
+    Py_BEGIN_ALLOW_THREADS
+    try {
+        text.reserve(64 * count + 2);
+        whole = json::write_hits(*reinterpret_cast<PointsObject*>(self)->points, offsets.as<const int64_t>(),
+                                 scores.as<const float>(), count, &text);
+    } catch (const std::bad_alloc&) {
+        enough_memory = false;
+    }
+    Py_END_ALLOW_THREADS
+    if (!enough_memory) return PyErr_NoMemory();
+    if (!whole) Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize(text.data(), Py_ssize_t(text.size()));
+}
+
+PyMethodDef points_methods[] = {
+    {"hits", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(points_hits)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyType_Slot points_slots[] = {
+    {Py_tp_new, reinterpret_cast<void*>(points_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(points_dealloc)},
+    {Py_tp_methods, points_methods},
+    {0, nullptr},
+};
+
+PyType_Spec points_spec = {"vectorizer_engine._native.Points", sizeof(PointsObject), 0, Py_TPFLAGS_DEFAULT,
+                           points_slots};
+
+// --- JSON ----------------------------------------------------------------------------------------------------------
+
+PyObject* read_vector(PyObject*, PyObject* const* arguments, Py_ssize_t given) {
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "read_vector() takes 2 arguments");
+        return nullptr;
+    }
+    Buffer text, out;
+    if (!text.hold(arguments[0], -1) || !out.hold(arguments[1], -1, true)) return nullptr;
+    const size_t dimension = out.size() / sizeof(float);
+    return PyBool_FromLong(json::read_vector(text.as<const char>(), text.size(), dimension, out.as<float>()));
+}
+
+PyObject* lift_vectors(PyObject*, PyObject* const* arguments, Py_ssize_t given) {
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "lift_vectors() takes 2 arguments");
+        return nullptr;
+    }
+    const Py_ssize_t dimension = PyLong_AsSsize_t(arguments[1]);
+    if (dimension < 1) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "dimension %zd, expected at least 1", dimension);
+        return nullptr;
+    }
+    Buffer text;
+    if (!text.hold(arguments[0], -1)) return nullptr;
+    std::string rest;
+    std::vector<float> vectors;
+    bool done = false, enough_memory = true;
+    Py_BEGIN_ALLOW_THREADS
+    try {
+        done = json::lift_vectors(text.as<const char>(), text.size(), size_t(dimension), &rest, &vectors);
+    } catch (const std::bad_alloc&) {
+        enough_memory = false;
+    }
+    Py_END_ALLOW_THREADS
+    if (!enough_memory) return PyErr_NoMemory();
+    if (!done) Py_RETURN_NONE;
+    const auto* rows = vectors.empty() ? "" : reinterpret_cast<const char*>(vectors.data());
+    return Py_BuildValue("(y#y#)", rest.data(), Py_ssize_t(rest.size()), rows,
+                         Py_ssize_t(vectors.size() * sizeof(float)));
+}
+
+PyMethodDef functions[] = {
+    {"read_vector", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(read_vector)), METH_FASTCALL, nullptr},
+    {"lift_vectors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(lift_vectors)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+bool add_type(PyObject* module, const char* name, PyType_Spec* spec) {
+    PyObject* type = PyType_FromSpec(spec);
+    if (type == nullptr) return false;
+    const bool added = PyModule_AddObjectRef(module, name, type) == 0;
+    Py_DECREF(type);
+    return added;
+}
+
+int module_exec(PyObject* module) {
+    if (!add_type(module, "Graph", &graph_spec) || !add_type(module, "Points", &points_spec)) return -1;
     return PyModule_AddIntConstant(module, "VARIANTS", long(kernels::usable().size()));
 }
 
 PyModuleDef_Slot module_slots[] = {{Py_mod_exec, reinterpret_cast<void*>(module_exec)}, {0, nullptr}};
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, nullptr, module_slots, nullptr, nullptr, nullptr};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, functions, module_slots, nullptr, nullptr,
+                          nullptr};
 
 }  // namespace
 

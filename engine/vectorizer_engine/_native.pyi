@@ -1,4 +1,4 @@
-"""What is written in C++, in engine/native/: searching, where Python around it would cost more than it does.
+"""What is written in C++, in engine/native/: searching and its JSON, where Python would cost more than the search.
 
 Buffers are arrays in C order, of the types that are named here.
 """
@@ -41,3 +41,29 @@ class Graph:
         *scores* (float32 [q, limit]), closest first and equal ones by offset, and how many there are of each row into
         *found* (int32 [q]). In this thread, without Python's lock. Holds a bit a vector, and 16 bytes for each of *ef*.
         """
+
+class Points:
+    """The ids and versions of a segment's points, read where they lie in its `points.lmdb`, which changes no more."""
+
+    def __init__(self, file: Buffer, /) -> None:
+        """*file* is all of it. Raises ValueError where it is not in LMDB's format 1."""
+
+    def hits(self, offsets: Buffer, scores: Buffer, /) -> bytes | None:
+        """JSON: a list of objects with id, version and score, for *offsets* (int64 [n]) and *scores* (float32 [n]).
+
+        None where there is no such row, or the file is damaged: nothing outside of it is ever read.
+        """
+
+def read_vector(text: Buffer, out: Buffer, /) -> bool:
+    """Read a JSON list of d numbers into *out* (float32 [d]).
+
+    False where it is anything else, and where a number is one of the few that need more care than is taken here. It is
+    then for others to read it, or to say what is wrong.
+    """
+
+def lift_vectors(text: Buffer, dimension: int, /) -> tuple[bytes, bytes] | None:
+    """A search or a batch of them, in JSON, without its vectors; and these (float32 [n, dimension]).
+
+    Each list under a key called query, vector or nearest, outside of filters, has given way to a list of its number:
+    [0], [1] … None where one is not *dimension* plain numbers: see `read_vector`.
+    """

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from vectorizer_engine._native import read_vector
 from vectorizer_engine.collection.filters import parse_id
 from vectorizer_engine.collection.types import Payload, PointId
 from vectorizer_engine.errors import DimensionMismatch, InvalidRequest, InvalidVector
@@ -105,6 +106,8 @@ def decode_vectors(
     vectors = np.empty((len(rows), dimension), dtype=np.float32)
     with np.errstate(over="ignore"):
         for i, raw in enumerate(rows):
+            if read_vector(raw, vectors[i]):
+                continue
             try:
                 row = _floats.decode(raw)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ A payload goes out as it is stored, as JSON; it is decoded only where the client
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import numpy as np
 from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode, listed
 from vectorizer_engine.api.requests import WithPayload
 from vectorizer_engine.collection.payload_path import Projection, excluding, including
-from vectorizer_engine.collection.records import Content, Record, Scored, Wanted, decode_payload
+from vectorizer_engine.collection.records import Answer, Content, Record, Scored, Wanted, decode_payload
 from vectorizer_engine.errors import InvalidRequest
 
 _DECODED = 16
@@ -48,8 +48,10 @@ class Selection:
     def record(self, point: Record) -> Fragments:
         return self._point({"id": point.id}, point)
 
-    def hits(self, points: list[Scored]) -> Fragments:
+    def hits(self, points: Sequence[Scored]) -> Fragments:
         """A list of them. Without payloads and vectors it is small, and is made at once."""
+        if isinstance(points, Answer) and points.text is not None:
+            return iter((points.text,))
         if not self._payload and not self._vector:
             return iter((encode([_hit(point) for point in points]),))
         return listed(self._point(_hit(point), point) for point in points)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from vectorizer_engine._native import lift_vectors
 from vectorizer_engine.api.answers import Fragments, Hold
 from vectorizer_engine.api.call import AnyCollection, Call
 from vectorizer_engine.api.decoding import decode, decode_vector, first_byte, unnamed
@@ -29,6 +32,8 @@ from vectorizer_engine.collection.types import PointId
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
 from vectorizer_engine.index.base import Vectors
+
+T = TypeVar("T")
 
 _search = msgspec.json.Decoder(SearchPoints)
 _search_batch = msgspec.json.Decoder(SearchBatch)
@@ -63,16 +68,17 @@ class _Target:
 
 
 def search_points(call: Call) -> Fragments:
-    return _Plan(call.collection, decode(_search, call.body), where="").answer()
+    return _Plan(call.collection, *_decoded(_search, call), where="").answer()
 
 
 def search_batch(call: Call) -> Fragments:
     yield _holding_searches(call)
-    yield from _answers(call.collection, decode(_search_batch, call.body).searches, b"", b"")
+    body, vectors = _decoded(_search_batch, call)
+    yield from _answers(call.collection, body.searches, vectors, b"", b"")
 
 
 def query_points(call: Call) -> Fragments:
-    plan = _Plan(call.collection, decode(_query, call.body), where="")
+    plan = _Plan(call.collection, *_decoded(_query, call), where="")
     yield b'{"points":'
     yield from plan.answer()
     yield b"}"
@@ -80,8 +86,23 @@ def query_points(call: Call) -> Fragments:
 
 def query_batch(call: Call) -> Fragments:
     yield _holding_searches(call)
-    searches = decode(_query_batch, call.body).searches
-    yield from _answers(call.collection, searches, b'{"points":', b"}")
+    body, vectors = _decoded(_query_batch, call)
+    yield from _answers(call.collection, body.searches, vectors, b'{"points":', b"}")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], call: Call) -> tuple[T, Vectors | None]:
+    """The body, and its vectors (float32 [n, d]), of which only the numbers are left in it: see `lift_vectors`.
+
+    Nearly all vectors can be read that way, in a fifth of the time. Where one cannot, or something is wrong, the body
+    is decoded as it is, and there are no vectors.
+    """
+    dimension = call.collection.params.dimension
+    lifted = lift_vectors(call.body, dimension)
+    if lifted is not None:
+        rest, vectors = lifted
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            return decoder.decode(rest), np.frombuffer(vectors, np.float32).reshape(-1, dimension)
+    return decode(decoder, call.body), None
 
 
 def _holding_searches(call: Call) -> Hold:
@@ -91,10 +112,14 @@ def _holding_searches(call: Call) -> Hold:
 
 
 def _answers(
-    collection: AnyCollection, searches: Sequence[SearchPoints | QueryPoints], before: bytes, after: bytes
+    collection: AnyCollection,
+    searches: Sequence[SearchPoints | QueryPoints],
+    vectors: Vectors | None,
+    before: bytes,
+    after: bytes,
 ) -> Fragments:
     """The hits of each search, between *before* and *after*. Neighbours that differ in their vector only run as one."""
-    plans = [_Plan(collection, body, where=f"searches[{i}].") for i, body in enumerate(searches)]
+    plans = [_Plan(collection, body, vectors, where=f"searches[{i}].") for i, body in enumerate(searches)]
     yield b"["
     separator = before
     for _, group in itertools.groupby(plans, key=_Plan.key):
@@ -114,8 +139,17 @@ def _answers(
 class _Plan:
     """One search of a request, checked and ready to run, alone or for several targets."""
 
-    def __init__(self, collection: AnyCollection, body: SearchPoints | QueryPoints, *, where: str) -> None:
+    def __init__(
+        self,
+        collection: AnyCollection,
+        body: SearchPoints | QueryPoints,
+        vectors: Vectors | None,
+        *,
+        where: str,
+    ) -> None:
+        """For *body* and *vectors* see `_decoded`; *where* names the body in messages."""
         self._collection = collection
+        self._vectors = vectors
         self._body = body
         self._limit = at_least_one(body.limit, default=_QUERY_LIMIT)
         self._offset = body.offset or 0
@@ -167,7 +201,7 @@ class _Plan:
             )
         )
 
-    def run(self, plans: Sequence[_Plan]) -> list[list[Scored]]:
+    def run(self, plans: Sequence[_Plan]) -> Sequence[Sequence[Scored]]:
         """For each of *plans*, which differ from this one in their target only, its hits, closest first."""
         targets = [plan.target for plan in plans if plan.target is not None]
         if len(targets) < len(plans):
@@ -201,6 +235,9 @@ class _Plan:
         return [Scored(record.place, record.stamp, 1.0) for record in found[self._offset :]]
 
     def _vector(self, raw: msgspec.Raw, where: str) -> Vectors:
+        if self._vectors is not None and first_byte(raw) == b"[":
+            number = int(bytes(raw)[1:-1])
+            return self._vectors[number : number + 1]
         return decode_vector(
             raw, where=where, collection=self._collection.name, dimension=self._collection.params.dimension
         )

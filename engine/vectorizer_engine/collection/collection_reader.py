@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
+import numpy as np
+
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.collection.cached_search import search_with_cache
 from vectorizer_engine.collection.incoming import checked_vectors
 from vectorizer_engine.collection.readable_shard import ReadableShard
 from vectorizer_engine.collection.records import (
     EVERYTHING,
+    Answer,
     Record,
-    Scored,
     Wanted,
     records,
-    scored,
 )
 from vectorizer_engine.collection.selection import Selector, indexed_points
 from vectorizer_engine.collection.types import (
@@ -31,7 +32,7 @@ from vectorizer_engine.collection.types import (
     PointId,
     Predicate,
 )
-from vectorizer_engine.collection.view import SearchMode
+from vectorizer_engine.collection.view import Chosen, Ranking, SearchMode
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.storage.keys import decode_id, encode_id
@@ -129,7 +130,7 @@ class CollectionReader:
         exact: bool = False,
         ef: int | None = None,
         wanted: Wanted = EVERYTHING,
-    ) -> list[list[Scored]]:
+    ) -> list[Answer]:
         """For each row of *queries* (float32 [q, d]) the nearest points, closest first.
 
         *offset* skips that many of the best. *score_threshold* leaves out what is worse, by the distance's own
@@ -139,21 +140,19 @@ class CollectionReader:
         rows = checked_vectors(self.name, self.params, queries)
         distance = self.params.distance
         how = SearchMode(distance, exact, ef)
+        view = self._shard.view
+
+        def finish(ranking: Ranking) -> Answer:
+            if offset:
+                ranking = ranking.chosen(slice(offset, None))
+            if score_threshold is not None:
+                ranking = ranking.chosen(_reach(ranking.scores, score_threshold, distance))
+            return Answer(ranking, wanted=wanted)
+
         if predicate is None and self._results is not None:
-            answers = search_with_cache(self._shard.view, rows, offset + limit, how, results=self._results)
-        else:
-            selector = self._selector(predicate)
-            answers = self._shard.view.search(rows, offset + limit, how, selector=selector)
-        return [
-            scored(
-                [
-                    found
-                    for found in answer[offset:]
-                    if score_threshold is None or _reaches(found.score, score_threshold, distance)
-                ]
-            )
-            for answer in answers
-        ]
+            return search_with_cache(view, rows, offset + limit, how, results=self._results, finish=finish)
+        selector = self._selector(predicate)
+        return view.search(rows, offset + limit, how, selector=selector, finish=finish)
 
     def payload_schema(self) -> dict[str, IndexedField]:
         """The indexed fields, and how many points have a value there that the index holds. Reads the heads."""
@@ -172,5 +171,7 @@ class CollectionReader:
         return None if predicate is None else self._shard.selector(predicate)
 
 
-def _reaches(score: float, threshold: float, distance: Distance) -> bool:
-    return score >= threshold if distance.larger_is_closer else score <= threshold
+def _reach(scores: Vectors, threshold: float, distance: Distance) -> Chosen:
+    """Which of *scores* are as good as *threshold* by the distance's own order."""
+    exact = scores.astype(np.float64)
+    return exact >= threshold if distance.larger_is_closer else exact <= threshold

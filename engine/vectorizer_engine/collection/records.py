@@ -6,16 +6,16 @@ view it was found in: it stays as it was, whatever is written meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, overload
 
 import msgspec
 
 from vectorizer_engine.collection.types import Payload
-from vectorizer_engine.collection.view import Found, Place
+from vectorizer_engine.collection.view import Place, Ranking
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.keys import PointId, decode_id
-from vectorizer_engine.storage.segment import Stamp
+from vectorizer_engine.storage.segment import Segment, Stamp
 
 
 class Wanted(NamedTuple):
@@ -84,10 +84,46 @@ def records(places: Sequence[Place]) -> list[Record]:
     return [Record(place, stamp) for place, stamp in zip(places, _stamps(places), strict=True)]
 
 
-def scored(found: Sequence[Found]) -> list[Scored]:
-    """The points that were found, in their order."""
-    stamps = _stamps([each.place for each in found])
-    return [Scored(place, stamp, score) for (place, score), stamp in zip(found, stamps, strict=True)]
+class Answer(Sequence[Scored]):
+    """The points that a search found, closest first. They are made when they are looked at."""
+
+    __slots__ = ("_points", "_ranking", "text")
+
+    def __init__(self, ranking: Ranking, *, wanted: Wanted) -> None:
+        self._ranking = ranking
+        self._points: list[Scored] | None = None
+        self.text = None if wanted.payload or wanted.vector else _text(ranking)
+        """Where only ids, versions and scores are wanted, these as a JSON list, if that can be made at once."""
+
+    def __len__(self) -> int:
+        return len(self._ranking.offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Scored: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Scored]: ...
+    def __getitem__(self, index: int | slice) -> Scored | list[Scored]:
+        return self._all[index]
+
+    def __iter__(self) -> Iterator[Scored]:
+        return iter(self._all)
+
+    @property
+    def _all(self) -> list[Scored]:
+        if self._points is None:
+            places = self._ranking.places()
+            scores = self._ranking.scores.tolist()
+            self._points = [
+                Scored(place, stamp, score)
+                for place, stamp, score in zip(places, _stamps(places), scores, strict=True)
+            ]
+        return self._points
+
+
+def _text(ranking: Ranking) -> bytes | None:
+    """Nearly always all are in one segment: where nothing is written."""
+    source = ranking.parts[0].source if ranking.numbers is None and ranking.parts else None
+    return source.hits(ranking.offsets, ranking.scores) if isinstance(source, Segment) else None
 
 
 def decode_payload(text: bytes) -> Payload:

@@ -14,19 +14,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from vectorizer_engine.collection.batch import spread
 from vectorizer_engine.collection.selection import Selector
-from vectorizer_engine.index.base import Distance, Hits, Vectors
+from vectorizer_engine.index.base import Distance, Hits, Offsets, Vectors
 from vectorizer_engine.index.flat import FlatIndex
 from vectorizer_engine.storage.head import Head
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.segment import Segment, StoredPoint
 
 Source = Head | Segment
+
+T = TypeVar("T")
+
+Chosen = npt.NDArray[np.bool_]
+"""Which rows of a ranking."""
 
 Accepts = Callable[[StoredPoint], bool]
 
@@ -86,11 +92,29 @@ class Place(NamedTuple):
         return copy
 
 
-class Found(NamedTuple):
-    """A place that a search came to, and its score in Qdrant's sense."""
+class Ranking(NamedTuple):
+    """The nearest rows of one query, closest first.
 
-    place: Place
-    score: float
+    Row i is at *offsets*[i] (int64 [n]) of *parts*[*numbers*[i]] (int64 [n]; None: all are of the first), and
+    *scores*[i] (float32 [n]) is its score in Qdrant's sense.
+    """
+
+    parts: tuple[Part, ...]
+    numbers: Offsets | None
+    offsets: Offsets
+    scores: Vectors
+
+    def chosen(self, rows: slice | Chosen) -> Ranking:
+        """Some of its *rows*."""
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return Ranking(self.parts, numbers, self.offsets[rows], self.scores[rows])
+
+    def places(self) -> list[Place]:
+        """Where its rows are."""
+        if self.numbers is None:
+            return [Place(self.parts[0], offset) for offset in self.offsets.tolist()]
+        pairs = zip(self.numbers.tolist(), self.offsets.tolist(), strict=True)
+        return [Place(self.parts[number], offset) for number, offset in pairs]
 
 
 @dataclass(frozen=True)
@@ -147,41 +171,46 @@ class View:
         return sum(selector.choose(part).count for part in self.parts)
 
     def search(
-        self, queries: Vectors, limit: int, how: SearchMode, *, selector: Selector | None
-    ) -> list[list[Found]]:
-        """For each row of *queries* (float32 [q, d], C order) up to *limit* nearest points, closest first."""
+        self,
+        queries: Vectors,
+        limit: int,
+        how: SearchMode,
+        *,
+        selector: Selector | None,
+        finish: Callable[[Ranking], T],
+    ) -> list[T]:
+        """For each row of *queries* (float32 [q, d], C order) what *finish* makes of up to *limit* nearest points.
+
+        A batch is spread over the cores, *finish* with it.
+        """
         asked = [
             (part, allowed)
             for part in self.parts
             if (allowed := part.live if selector is None else selector.choose(part)).count
         ]
+        parts = tuple(part for part, _ in asked)
 
-        def answer(rows: Vectors) -> list[list[Found]]:
-            hits = [(part, part.search(rows, limit, allowed, how)) for part, allowed in asked]
+        def answer(rows: Vectors) -> list[T]:
+            hits = [part.search(rows, limit, allowed, how) for part, allowed in asked]
+            if len(hits) == 1:
+                return [finish(Ranking(parts, None, *each)) for each in hits[0]]
             return [
-                _nearest([(part, found[row]) for part, found in hits], limit, how.distance)
+                finish(_nearest(parts, [found[row] for found in hits], limit, how.distance))
                 for row in range(len(rows))
             ]
 
         return spread(answer, queries)
 
 
-def _nearest(answers: list[tuple[Part, Hits]], limit: int, distance: Distance) -> list[Found]:
+def _nearest(parts: tuple[Part, ...], answers: list[Hits], limit: int, distance: Distance) -> Ranking:
     """The nearest of what each part found, closest first."""
-    if len(answers) == 1:
-        [(part, (offsets, scores))] = answers
-        return [
-            Found(Place(part, offset), score)
-            for offset, score in zip(offsets.tolist(), scores.tolist(), strict=True)
-        ]
     if not answers:
-        return []
-    scores = np.concatenate([hits.scores for _, hits in answers])
-    offsets = np.concatenate([hits.offsets for _, hits in answers])
-    parts = np.repeat(np.arange(len(answers)), [len(hits.offsets) for _, hits in answers])
+        return Ranking(parts, None, np.empty(0, np.int64), np.empty(0, np.float32))
+    scores = np.concatenate([hits.scores for hits in answers])
+    offsets = np.concatenate([hits.offsets for hits in answers])
+    numbers = np.repeat(np.arange(len(answers)), [len(hits.offsets) for hits in answers])
     order = np.argsort(-scores if distance.larger_is_closer else scores, kind="stable")[:limit]
-    nearest = zip(parts[order].tolist(), offsets[order].tolist(), scores[order].tolist(), strict=True)
-    return [Found(Place(answers[part][0], offset), score) for part, offset, score in nearest]
+    return Ranking(parts, numbers[order], offsets[order], scores[order])
 
 
 class CurrentView:

@@ -30,9 +30,10 @@ import lmdb
 import msgspec
 import numpy as np
 
+from vectorizer_engine._native import Points
 from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import StoreCorrupt
-from vectorizer_engine.index.base import ApproximateIndex, Vectors
+from vectorizer_engine.index.base import ApproximateIndex, Offsets, Vectors
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.payload_index import FieldIndex
@@ -233,6 +234,7 @@ class Segment:
                 entries = transaction.stat(self._points)["entries"]
         if entries != self.count:
             raise StoreCorrupt(f"{path} holds {entries} points, but {VECTORS_NAME} holds {self.count}")
+        self._native = _open_points(path)
 
     def find(self, keys: Iterable[bytes]) -> list[int | None]:
         """The offset of each key, None for those that are not here."""
@@ -252,6 +254,13 @@ class Segment:
             get: Any = transaction.get
             number = _OFFSET.pack
             return [decode_stamp(get(number(offset))) for offset in offsets]
+
+    def hits(self, offsets: Offsets, scores: Vectors) -> bytes | None:
+        """JSON: id, version and score of each of *offsets* (int64 [n]), which must exist, with *scores* (float32 [n]).
+
+        None where they can be had through LMDB only, or the file is damaged, which LMDB tells.
+        """
+        return None if self._native is None else self._native.hits(offsets, scores)
 
     def payload_size(self, offset: int) -> int:
         """How long the payload at *offset* is. It is not touched."""
@@ -314,6 +323,17 @@ class Segment:
                 return self.count
             offset: int = _OFFSET.unpack(cursor.value())[0]
             return offset
+
+
+def _open_points(path: Path) -> Points | None:
+    """What reads the points without LMDB, if it knows the format of the file in *path*. Raises OSError."""
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    mapping.madvise(mmap.MADV_RANDOM)
+    try:
+        return Points(mapping)
+    except ValueError:
+        return None
 
 
 _environments: weakref.WeakValueDictionary[tuple[int, int], lmdb.Environment] = weakref.WeakValueDictionary()

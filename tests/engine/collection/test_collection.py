@@ -92,7 +92,7 @@ def test_offset_threshold_and_payload_of_a_search(tmp_path: Path) -> None:
     assert [hit.id for hit in near] == [hit.id for hit in best[:2]]
     (chosen,) = collection.search(query, limit=20, predicate=lambda point, _: point in (3, 4))
     assert {hit.id for hit in chosen} == {3, 4}
-    assert collection.search(query, limit=3, predicate=lambda *_: False) == [[]]
+    assert [list(hits) for hits in collection.search(query, limit=3, predicate=lambda *_: False)] == [[]]
     store.close()
 
 
