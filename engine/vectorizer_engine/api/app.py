@@ -18,7 +18,7 @@ from vectorizer_engine.api.auth import Access, Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
 from vectorizer_engine.api.call import Answer, Call, Engine, Plain
 from vectorizer_engine.api.errors import HttpError, answer_error
-from vectorizer_engine.api.pace import Pace
+from vectorizer_engine.api.pace import BRIEF_SECONDS, Effort, Pace
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ABSENT, ROUTES
 from vectorizer_engine.api.workers import Workers
@@ -27,6 +27,7 @@ from vectorizer_engine.errors import (
     ClusterConfigViolation,
     CollectionGone,
     CollectionNotFound,
+    EngineError,
     InvalidRequest,
     StorageFailure,
     StoreClosed,
@@ -84,6 +85,38 @@ class Application:
         """Start nothing more. Does not wait for what runs."""
         for pool in self._pools.values():
             pool.close()
+
+    def at_once(self, scope: dict[str, Any], body: bytes | bytearray) -> Plain | None:
+        """The answer to a request that is here as a whole, where it can be given without waiting for anything.
+
+        These are searches that will likely be brief (`api.pace`). None for all others: they take the usual way, and so
+        do those about which something is wrong, and those whose answer turns out to be long, which is then made again.
+        """
+        began = time.perf_counter()
+        memory = self._engine.request_memory.bodies
+        if scope["query_string"] or self._in_cluster or self._engine.stopping:
+            return None
+        try:
+            route, path = self._router.match(scope["method"], scope["raw_path"])
+            if route.where is not Where.SEARCHERS or _body_length(scope["headers"]) != len(body):
+                return None
+            tenant = self._authenticator.check(presented_key(scope["headers"]), route.access)
+        except EngineError:
+            return None
+        collection = tenant, path["collection"]
+        if len(body) > self._largest or not self._pace.is_brief(collection, body, alone=False):
+            return None
+        if not memory.take(len(body)):
+            return None
+        try:
+            answer = self._search(route, Call(self._engine, tenant, path, {}, body), collection, began)
+        finally:
+            memory.release(len(body))
+        if isinstance(answer, Outgoing):
+            self._pace.note(collection, BRIEF_SECONDS)
+            return None
+        self._observe(route, answer.status, time.perf_counter() - began)
+        return answer
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -146,17 +179,22 @@ class Application:
         self._searches += 1
         try:
             await asyncio.sleep(0)  # so that searches that came at the same moment are counted
-            started = time.perf_counter()
-            if self._searches == 1 and self._pace.is_brief(collection, call.body):
-                answer = self._perform(route, call, began)
-            else:
-                answer = await self._run_in_thread(
-                    Where.READERS, call, share, self._perform, route, call, began
-                )
-            self._pace.note(collection, time.perf_counter() - started)
-            return answer
+            if self._pace.is_brief(collection, call.body, alone=self._searches == 1):
+                return self._search(route, call, collection, began)
+            return await self._run_in_thread(
+                Where.READERS, call, share, self._search, route, call, collection, began
+            )
         finally:
             self._searches -= 1
+
+    def _search(
+        self, route: Route, call: Call, collection: tuple[str, str], began: float
+    ) -> Plain | Outgoing:
+        """`_perform`, and note how long it takes."""
+        effort = Effort()
+        answer = self._perform(route, call, began)
+        self._pace.note(collection, effort.seconds())
+        return answer
 
     def _for_clients(self, where: Where) -> Where:
         """Which threads do for a client what these do where there is no cluster."""

@@ -43,10 +43,16 @@ class RequestMemory:
         self._wait_seconds = wait_seconds
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def take(self, nbytes: int) -> bool:
+        """Take *nbytes* if they are there and nobody waits for any."""
+        if self._waiting or self.used + nbytes > self.limit:
+            return False
+        self.used += nbytes
+        return True
+
     async def reserve(self, nbytes: int) -> None:
         """Take *nbytes*, waiting for them where needed. Raises HttpError 429 when the wait is over in vain."""
-        if not self._waiting and self.used + nbytes <= self.limit:
-            self.used += nbytes
+        if self.take(nbytes):
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = (nbytes, granted)

@@ -9,6 +9,9 @@ read, so that what waits fills the client's socket and not the engine's heap.
 uvicorn closes a connection that is idle after an answer. One that never sends a whole request, which takes a file
 descriptor as well, is closed here after the same time without a byte.
 
+A search that came in one piece is answered then and there, if the application can do that without waiting
+(`app.Application.at_once`): starting a task for it, and the messages of ASGI, take longer than all the rest of it.
+
 How much bodies may hold is not decided here: `bodies`.
 """
 
@@ -18,7 +21,9 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from vectorizer_engine.api.call import Plain
 
 PIECE_BYTES = 4096
 
@@ -53,7 +58,13 @@ class _Reading(FlowControl):
 class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._application: Any = self.config.app
         self._unread = bytearray()
+        self._parsing = False
+        self._body_left = 0
+        self._unstarted: tuple[RequestResponseCycle, Any] | None = None
+        """A request of which what was read is not all parsed yet, and the application."""
+        self._may_answer = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -61,18 +72,73 @@ class Connection(HttpToolsProtocol):
         self._close_unless_used()
 
     def data_received(self, data: bytes) -> None:
+        self._may_answer = True
         if len(data) <= PIECE_BYTES and not self._unread and not self.pipeline:
-            super().data_received(data)
+            self._parse(data)
         else:
             self._unread += data
             self._take()
+        self._start_unstarted()
         if self.cycle is None or self.cycle.response_complete:
             self._close_unless_used()
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        self._body_left = int(length)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_left -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._unstarted is None:
+            return
+        cycle, _ = self._unstarted
+        answer: Plain | None = None
+        if self._may_answer and not self.flow.write_paused and not cycle.waiting_for_100_continue:
+            self._may_answer = False  # one of what was read, so that other connections get their turn
+            answer = self._application.at_once(cycle.scope, cycle.body)
+        if answer is not None:
+            self._unstarted = None
+            self._send(cycle, answer)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.flow.held:
+        if self.flow.held and not self._parsing:
             self._take()
+            self._start_unstarted()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._parsing and self._unstarted is None:
+            self._unstarted = cycle, app  # its body may be in what was read
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_unstarted(self) -> None:
+        """Have the request that was read last answered the usual way. What is left of its body comes later."""
+        if self._unstarted is not None:
+            cycle, app = self._unstarted
+            self._unstarted = None
+            super()._start_asgi_task(cycle, app)
+
+    def _send(self, cycle: RequestResponseCycle, answer: Plain) -> None:
+        """What `cycle.send` does with an answer that is whole."""
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", answer.content_type),
+            (b"content-length", b"%d" % len(answer.body)),
+            *answer.headers,
+        ]
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join((STATUS_LINE[answer.status], *lines, b"\r\n", answer.body)))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _close_unless_used(self) -> None:
         """Close it as if it were idle after an answer, unless something comes."""
@@ -84,7 +150,16 @@ class Connection(HttpToolsProtocol):
     def _take(self) -> None:
         """Give what was read to the parser, as long as no request waits for another's answer."""
         while self._unread and not self.pipeline and not self.transport.is_closing():
-            piece = bytes(self._unread[:PIECE_BYTES])
-            del self._unread[:PIECE_BYTES]
-            super().data_received(piece)
+            # What is left of a body holds no other request.
+            size = max(PIECE_BYTES, self._body_left)
+            piece = bytes(self._unread[:size])
+            del self._unread[:size]
+            self._parse(piece)
         self.flow.hold(bool(self._unread or self.pipeline))
+
+    def _parse(self, data: bytes) -> None:
+        self._parsing = True
+        try:
+            super().data_received(data)
+        finally:
+            self._parsing = False

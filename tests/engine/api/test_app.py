@@ -16,11 +16,12 @@ import pytest
 
 from vectorizer_engine import errors
 from vectorizer_engine.api import app as app_module
+from vectorizer_engine.api import pace as pace_module
 from vectorizer_engine.api.app import Application
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.bodies import RequestBudget
 from vectorizer_engine.api.call import Call, Engine
-from vectorizer_engine.api.pace import Pace
+from vectorizer_engine.api.pace import BRIEF_SECONDS, BRIEFER_SECONDS, PAGE_SECONDS, Effort, Pace
 from vectorizer_engine.api.router import Route, Where
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.store import VectorStore
@@ -198,13 +199,13 @@ async def test_a_client_that_goes_away_gets_no_answer_and_is_no_error(
     assert caplog.records == []
 
 
-async def test_a_brief_search_that_comes_alone_needs_no_thread(
-    monkeypatch: pytest.MonkeyPatch, recovering: Engine
-) -> None:
-    took = 0.0
+async def test_brief_searches_need_no_thread(monkeypatch: pytest.MonkeyPatch, recovering: Engine) -> None:
+    takes = 0.0
 
     def handler(call: Call) -> Any:
-        time.sleep(took)
+        until = time.thread_time() + takes
+        while time.thread_time() < until:
+            pass
         return threading.current_thread() is threading.main_thread()
 
     async with serving(monkeypatch, recovering, handler, "/{collection}", Where.SEARCHERS) as client:
@@ -213,24 +214,41 @@ async def test_a_brief_search_that_comes_alone_needs_no_thread(
             answer: bool = (await client.post("/a", content=body)).json()["result"]
             return answer
 
+        async def several() -> int:
+            return sum(await asyncio.gather(*(on_the_loop() for _ in range(5))))
+
         assert not await on_the_loop()  # nothing is known of the collection yet
-        while not await on_the_loop():  # a busy machine may make the first ones look long
-            pass
+        assert await on_the_loop()
         assert not await on_the_loop('{"filter": {}}')
-        assert sum(await asyncio.gather(*(on_the_loop() for _ in range(5)))) == 0
-        took = 0.1
-        while await on_the_loop():  # one has to be waited for before it is known
-            pass
-        took = 0.0
+        assert await several() == 5
+        takes = (BRIEFER_SECONDS + BRIEF_SECONDS) / 2
+        await on_the_loop()  # one has to be waited for before it is known
+        assert await on_the_loop()
+        assert await several() == 0, "what takes longer is worth several cores"
+        takes = 0.1
+        await on_the_loop()
+        assert not await on_the_loop()
+        takes = 0.0
         assert not await on_the_loop()
 
 
 def test_what_is_known_of_collections_stays_bounded() -> None:
     pace = Pace()
     for i in range(5000):
-        pace.note(f"c{i}", 0.0)
+        pace.note(("", f"c{i}"), 0.0)
     assert len(pace._seconds) <= 1000
-    assert pace.is_brief("c4999", b"{}")
+    assert pace.is_brief(("", "c4999"), b"{}", alone=False)
+
+
+def test_waiting_for_the_disk_is_an_effort_and_waiting_for_anything_else_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    effort = Effort()
+    threading.Event().wait(0.01)
+    assert effort.seconds() < PAGE_SECONDS
+    reads = pace_module._disk_reads()
+    monkeypatch.setattr(pace_module, "_disk_reads", lambda: reads + 3)
+    assert effort.seconds() >= 3 * PAGE_SECONDS
 
 
 @contextlib.asynccontextmanager
