@@ -200,31 +200,79 @@ PyObject* points_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
 }
 
 PyObject* points_hits(PyObject* self, PyObject* const* arguments, Py_ssize_t given) {
-    if (given != 2) {
-        PyErr_SetString(PyExc_TypeError, "hits() takes 2 arguments");
+    if (given != 3) {
+        PyErr_SetString(PyExc_TypeError, "hits() takes 3 arguments");
         return nullptr;
     }
-    Buffer offsets, scores;
+    Buffer offsets, scores, counts;
     if (!offsets.hold(arguments[0], -1)) return nullptr;
-    const size_t count = offsets.size() / sizeof(int64_t);
-    if (!scores.hold(arguments[1], Py_ssize_t(count * sizeof(float)))) return nullptr;
+    const size_t all = offsets.size() / sizeof(int64_t);
+    if (!scores.hold(arguments[1], Py_ssize_t(all * sizeof(float))) || !counts.hold(arguments[2], -1)) return nullptr;
+    const auto* count = counts.as<const int64_t>();
+    const size_t lists = counts.size() / sizeof(int64_t);
+    size_t counted = 0;
+    for (size_t i = 0; i < lists; ++i) {
+        if (count[i] < 0 || uint64_t(count[i]) > all - counted) {
+            PyErr_SetString(PyExc_ValueError, "the lists are longer than what is in them");
+            return nullptr;
+        }
+        counted += size_t(count[i]);
+    }
     std::string text;
-    bool enough_memory = true, whole = false;
+    std::vector<size_t> ends;
+    bool enough_memory = true, whole = true;
     Py_BEGIN_ALLOW_THREADS
     try {
-        text.reserve(64 * count + 2);
-        whole = json::write_hits(*reinterpret_cast<PointsObject*>(self)->points, offsets.as<const int64_t>(),
-                                 scores.as<const float>(), count, &text);
+        text.reserve(64 * all + 2 * lists);
+        size_t done = 0;
+        for (size_t i = 0; i < lists && whole; done += size_t(count[i++])) {
+            whole = json::write_hits(*reinterpret_cast<PointsObject*>(self)->points, offsets.as<const int64_t>() + done,
+                                     scores.as<const float>() + done, size_t(count[i]), &text);
+            ends.push_back(text.size());
+        }
     } catch (const std::bad_alloc&) {
         enough_memory = false;
     }
     Py_END_ALLOW_THREADS
     if (!enough_memory) return PyErr_NoMemory();
     if (!whole) Py_RETURN_NONE;
-    return PyBytes_FromStringAndSize(text.data(), Py_ssize_t(text.size()));
+    PyObject* texts = PyList_New(Py_ssize_t(lists));
+    for (size_t i = 0, start = 0; texts != nullptr && i < lists; start = ends[i++]) {
+        PyObject* each = PyBytes_FromStringAndSize(text.data() + start, Py_ssize_t(ends[i] - start));
+        if (each == nullptr || PyList_SetItem(texts, Py_ssize_t(i), each) < 0) Py_CLEAR(texts);
+    }
+    return texts;
+}
+
+PyObject* points_stamps(PyObject* self, PyObject* offsets) {
+    Buffer held;
+    if (!held.hold(offsets, -1)) return nullptr;
+    const auto* offset = held.as<const int64_t>();
+    const size_t count = held.size() / sizeof(int64_t);
+    std::vector<points::Stamp> found;
+    bool enough_memory = true, whole = true;
+    Py_BEGIN_ALLOW_THREADS
+    try {
+        found.resize(count);
+        for (size_t i = 0; i < count && whole; ++i)
+            whole = reinterpret_cast<PointsObject*>(self)->points->find(offset[i], &found[i]);
+    } catch (const std::bad_alloc&) {
+        enough_memory = false;
+    }
+    Py_END_ALLOW_THREADS
+    if (!enough_memory) return PyErr_NoMemory();
+    if (!whole) Py_RETURN_NONE;
+    PyObject* stamps = PyList_New(Py_ssize_t(count));
+    for (size_t i = 0; stamps != nullptr && i < count; ++i) {
+        PyObject* each = Py_BuildValue("(y#K)", reinterpret_cast<const char*>(found[i].key()),
+                                       Py_ssize_t(found[i].key_size()), static_cast<unsigned long long>(found[i].version));
+        if (each == nullptr || PyList_SetItem(stamps, Py_ssize_t(i), each) < 0) Py_CLEAR(stamps);
+    }
+    return stamps;
 }
 
 PyMethodDef points_methods[] = {
+    {"stamps", points_stamps, METH_O, nullptr},
     {"hits", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(points_hits)), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -80,14 +80,23 @@ bool Points::page(uint64_t number, Page* page) const {
     return true;
 }
 
-// The last node that is not behind what is looked for; *less* tells whether that is before a key.
-template <typename Less>
-bool Points::descend(uint64_t root, unsigned depth, Less less, Node* found) const {
+// The last node that is not behind what is looked for; *less* tells whether that is before a key. In a leaf, *guess* says
+// at what distance from the first node it probably is, from that node's key.
+template <typename Less, typename Guess>
+bool Points::descend(uint64_t root, unsigned depth, Less less, Guess guess, Node* found) const {
     for (; depth > 0; --depth) {
         Page at;
         if (!page(root, &at) || !(at.flags() & (depth > 1 ? BRANCH : LEAF))) return false;
         size_t low = 0, high = at.count();
         if (high == 0) return false;
+        if (depth == 1) {
+            if (!at.node(0, found)) return false;
+            const size_t probably = guess(*found);
+            if (probably < high) {
+                low = probably;
+                high = probably + 1;
+            }
+        }
         while (high - low > 1) {
             const size_t middle = (low + high) / 2;
             if (!at.node(middle, found)) return false;
@@ -132,7 +141,8 @@ bool Points::open(const uint8_t* file, size_t size) {
         return order != 0 ? order < 0 : length < node.key_size;
     };
     Node table;
-    if (!descend(load<uint64_t>(newest + MAIN_TABLE + TABLE_ROOT), depth, before, &table) ||
+    const auto anywhere = [](const Node&) { return SIZE_MAX; };
+    if (!descend(load<uint64_t>(newest + MAIN_TABLE + TABLE_ROOT), depth, before, anywhere, &table) ||
         !(table.flags & TABLE) || table.key_size != length || std::memcmp(table.key, NAME, length) != 0 ||
         table.value_size != TABLE_SIZE)
         return false;
@@ -146,7 +156,10 @@ bool Points::find(int64_t offset, Stamp* stamp) const {
     const auto wanted = uint32_t(offset);
     Node node;
     const auto before = [=](const Node& each) { return each.key_size != 4 || wanted < load<uint32_t>(each.key); };
-    if (!descend(root_, depth_, before, &node) || node.key_size != 4 || load<uint32_t>(node.key) != wanted) return false;
+    // There is one for each number from 0 on, so a leaf's are all those from its first on.
+    const auto guess = [=](const Node& first) { return first.key_size == 4 ? wanted - load<uint32_t>(first.key) : 0; };
+    if (!descend(root_, depth_, before, guess, &node) || node.key_size != 4 || load<uint32_t>(node.key) != wanted)
+        return false;
     if (node.value_size < VERSION + 1) return false;
     const uint8_t kind = node.value[VERSION];
     stamp->version = load<uint64_t>(node.value);

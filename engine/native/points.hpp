@@ -10,7 +10,10 @@ namespace points {
 struct Stamp {
     uint64_t version;
     bool is_uuid;
-    const uint8_t* id;  // big-endian: 8 bytes, of a UUID 16; in the file
+    const uint8_t* id;  // big-endian: 8 bytes, of a UUID 16; in the file, behind a byte that says which
+
+    const uint8_t* key() const { return id - 1; }
+    size_t key_size() const { return is_uuid ? 17 : 9; }
 };
 
 inline uint64_t big_endian(const uint8_t* bytes) {
@@ -33,8 +36,8 @@ private:
     struct Node;
 
     bool page(uint64_t number, Page* page) const;
-    template <typename Less>
-    bool descend(uint64_t root, unsigned depth, Less less, Node* found) const;
+    template <typename Less, typename Guess>
+    bool descend(uint64_t root, unsigned depth, Less less, Guess guess, Node* found) const;
 
     const uint8_t* file_ = nullptr;
     size_t size_ = 0;

@@ -48,11 +48,15 @@ class Points:
     def __init__(self, file: Buffer, /) -> None:
         """*file* is all of it. Raises ValueError where it is not in LMDB's format 1."""
 
-    def hits(self, offsets: Buffer, scores: Buffer, /) -> bytes | None:
-        """JSON: a list of objects with id, version and score, for *offsets* (int64 [n]) and *scores* (float32 [n]).
+    def hits(self, offsets: Buffer, scores: Buffer, counts: Buffer, /) -> list[bytes] | None:
+        """JSON: lists of objects with id, version and score, of so many points as *counts* says (int64 [lists]).
 
-        None where there is no such row, or the file is damaged: nothing outside of it is ever read.
+        *offsets* (int64 [n]) and *scores* (float32 [n]) are those of all lists, one after the other. None where there
+        is no such row, or the file is damaged: nothing outside of it is ever read.
         """
+
+    def stamps(self, offsets: Buffer, /) -> list[tuple[bytes, int]] | None:
+        """Key and version of the points at *offsets* (int64 [n]); None as above."""
 
 def read_vector(text: Buffer, out: Buffer, /) -> bool:
     """Read a JSON list of d numbers into *out* (float32 [d]).

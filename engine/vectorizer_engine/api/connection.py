@@ -73,7 +73,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._may_answer = True
-        if len(data) <= PIECE_BYTES and not self._unread and not self.pipeline:
+        # What is left of a body holds no other request.
+        if len(data) <= max(PIECE_BYTES, self._body_left) and not self._unread and not self.pipeline:
             self._parse(data)
         else:
             self._unread += data
@@ -150,7 +151,6 @@ class Connection(HttpToolsProtocol):
     def _take(self) -> None:
         """Give what was read to the parser, as long as no request waits for another's answer."""
         while self._unread and not self.pipeline and not self.transport.is_closing():
-            # What is left of a body holds no other request.
             size = max(PIECE_BYTES, self._body_left)
             piece = bytes(self._unread[:size])
             del self._unread[:size]

@@ -70,6 +70,12 @@ class Selection:
         yield after
 
 
+def made_already(answers: Sequence[Sequence[Scored]]) -> list[bytes] | None:
+    """The JSON of each of *answers*, if it was made with all of them."""
+    texts = [answer.text for answer in answers if isinstance(answer, Answer) and answer.text is not None]
+    return texts if len(texts) == len(answers) else None
+
+
 def _hit(point: Scored) -> dict[str, Any]:
     # A score is a float32, and is printed as one: 0.1 and not 0.10000000149011612.
     return {"id": point.id, "version": point.version, "score": np.float32(point.score)}

@@ -32,17 +32,17 @@ def search_with_cache(
     how: SearchMode,
     *,
     results: AdvancedCache,
-    finish: Callable[[Ranking], T],
+    finish: Callable[[list[Ranking]], list[T]],
 ) -> list[T]:
     """`view.search` without a filter, or its answer from *results*."""
     question = _QUESTION.pack(view.serial, limit, how.exact, how.ef or 0, len(queries))
     key = blake2b(queries.data, digest_size=32, key=question).digest()
     packed = results.get(key)
     if packed is not None:
-        return [finish(ranking) for ranking in _unpack(packed, view)]
-    rankings = view.search(queries, limit, how, selector=None, finish=lambda ranking: ranking)
+        return finish(_unpack(packed, view))
+    rankings = view.search(queries, limit, how, selector=None, finish=lambda found: found)
     results.put(key, _pack(rankings, view))
-    return [finish(ranking) for ranking in rankings]
+    return finish(rankings)
 
 
 def _pack(rankings: list[Ranking], view: View) -> bytes:

@@ -19,6 +19,7 @@ from vectorizer_engine.collection.records import (
     Answer,
     Record,
     Wanted,
+    answers,
     records,
 )
 from vectorizer_engine.collection.selection import Selector, indexed_points
@@ -142,12 +143,12 @@ class CollectionReader:
         how = SearchMode(distance, exact, ef)
         view = self._shard.view
 
-        def finish(ranking: Ranking) -> Answer:
+        def finish(rankings: list[Ranking]) -> list[Answer]:
             if offset:
-                ranking = ranking.chosen(slice(offset, None))
+                rankings = [each.chosen(slice(offset, None)) for each in rankings]
             if score_threshold is not None:
-                ranking = ranking.chosen(_reach(ranking.scores, score_threshold, distance))
-            return Answer(ranking, wanted=wanted)
+                rankings = [each.chosen(_reach(each.scores, score_threshold, distance)) for each in rankings]
+            return answers(rankings, wanted=wanted)
 
         if predicate is None and self._results is not None:
             return search_with_cache(view, rows, offset + limit, how, results=self._results, finish=finish)

@@ -93,6 +93,7 @@ class Compaction:
         self._reminder = Reminder(environment.maintenance.merge_later, self.schedule)
         self._leftovers = Reminder(environment.maintenance.merge_later, self._remove_leftovers)
         self._last_seal = time.monotonic()
+        self._last_merge = float("-inf")
         # Guards what follows.
         self._lock = threading.Lock()
         self._scheduled = False
@@ -157,6 +158,7 @@ class Compaction:
                 elif parts := self._choose_merge(at_rest=at_rest):
                     with disk_errors(f"merge segments in {self._folder}"):
                         self._rewrite(parts, applied=None)
+                    self._last_merge = time.monotonic()
                 elif segment := self._choose_for_index(tried):
                     tried.add(segment)
                     with disk_errors(f"index a segment in {self._folder}"):
@@ -247,11 +249,10 @@ class Compaction:
             self._make_memory()
             return None
         largest = max(wanting, key=lambda segment: segment.count)
-        if (
-            self._is_at_rest()
-            or time.monotonic() - self._last_seal >= _SETTLED_SECONDS
-            or largest.count >= FANOUT * self._limits.head_points
-        ):
+        # Where heads go on filling. One that was just merged waits for the next: writes may end here, and at rest it is
+        # merged with what came behind, which would have its index built twice.
+        going_on = self._last_seal > self._last_merge and largest.count >= FANOUT * self._limits.head_points
+        if self._is_at_rest() or time.monotonic() - self._last_seal >= _SETTLED_SECONDS or going_on:
             return largest
         self._wait_for_quiet()
         return None

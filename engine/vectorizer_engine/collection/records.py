@@ -6,10 +6,12 @@ view it was found in: it stays as it was, whatever is written meanwhile.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, overload
 
 import msgspec
+import numpy as np
 
 from vectorizer_engine.collection.types import Payload
 from vectorizer_engine.collection.view import Place, Ranking
@@ -89,11 +91,11 @@ class Answer(Sequence[Scored]):
 
     __slots__ = ("_points", "_ranking", "text")
 
-    def __init__(self, ranking: Ranking, *, wanted: Wanted) -> None:
+    def __init__(self, ranking: Ranking, text: bytes | None) -> None:
         self._ranking = ranking
         self._points: list[Scored] | None = None
-        self.text = None if wanted.payload or wanted.vector else _text(ranking)
-        """Where only ids, versions and scores are wanted, these as a JSON list, if that can be made at once."""
+        self.text = text
+        """Ids, versions and scores as a JSON list; None where more is wanted, or that is not made so easily."""
 
     def __len__(self) -> int:
         return len(self._ranking.offsets)
@@ -120,10 +122,26 @@ class Answer(Sequence[Scored]):
         return self._points
 
 
-def _text(ranking: Ranking) -> bytes | None:
+def answers(rankings: Sequence[Ranking], *, wanted: Wanted) -> list[Answer]:
+    """The points of each of *rankings*."""
+    texts = None if wanted.payload or wanted.vector else _texts(rankings)
+    return [Answer(*each) for each in zip(rankings, texts or itertools.repeat(None), strict=False)]
+
+
+def _texts(rankings: Sequence[Ranking]) -> list[bytes] | None:
     """Nearly always all are in one segment: where nothing is written."""
-    source = ranking.parts[0].source if ranking.numbers is None and ranking.parts else None
-    return source.hits(ranking.offsets, ranking.scores) if isinstance(source, Segment) else None
+    sources = {ranking.only_source for ranking in rankings}
+    source = sources.pop()
+    if sources or not isinstance(source, Segment):
+        return None
+    if len(rankings) == 1:
+        [(_, _, offsets, scores)] = rankings
+        return source.hits(offsets, scores, np.array([len(offsets)]))
+    return source.hits(
+        np.concatenate([ranking.offsets for ranking in rankings]),
+        np.concatenate([ranking.scores for ranking in rankings]),
+        np.array([len(ranking.offsets) for ranking in rankings]),
+    )
 
 
 def decode_payload(text: bytes) -> Payload:

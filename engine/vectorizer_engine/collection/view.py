@@ -104,6 +104,11 @@ class Ranking(NamedTuple):
     offsets: Offsets
     scores: Vectors
 
+    @property
+    def only_source(self) -> Source | None:
+        """Where all of its rows are, if that is one head or segment."""
+        return self.parts[0].source if self.numbers is None and self.parts else None
+
     def chosen(self, rows: slice | Chosen) -> Ranking:
         """Some of its *rows*."""
         numbers = None if self.numbers is None else self.numbers[rows]
@@ -177,11 +182,11 @@ class View:
         how: SearchMode,
         *,
         selector: Selector | None,
-        finish: Callable[[Ranking], T],
+        finish: Callable[[list[Ranking]], list[T]],
     ) -> list[T]:
         """For each row of *queries* (float32 [q, d], C order) what *finish* makes of up to *limit* nearest points.
 
-        A batch is spread over the cores, *finish* with it.
+        A batch is spread over the cores, *finish* with it, which gets some rows at a time.
         """
         asked = [
             (part, allowed)
@@ -193,11 +198,13 @@ class View:
         def answer(rows: Vectors) -> list[T]:
             hits = [part.search(rows, limit, allowed, how) for part, allowed in asked]
             if len(hits) == 1:
-                return [finish(Ranking(parts, None, *each)) for each in hits[0]]
-            return [
-                finish(_nearest(parts, [found[row] for found in hits], limit, how.distance))
-                for row in range(len(rows))
-            ]
+                return finish([Ranking(parts, None, *each) for each in hits[0]])
+            return finish(
+                [
+                    _nearest(parts, [found[row] for found in hits], limit, how.distance)
+                    for row in range(len(rows))
+                ]
+            )
 
         return spread(answer, queries)
 

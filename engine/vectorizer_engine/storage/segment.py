@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import lmdb
@@ -247,20 +247,21 @@ class Segment:
         with self._values() as value:
             return [decode_point(value(offset)) for offset in offsets]
 
-    def stamps(self, offsets: Iterable[int]) -> list[Stamp]:
+    def stamps(self, offsets: Sequence[int]) -> list[Stamp]:
         """Keys and versions at *offsets*, which must exist. A long payload beside them is not touched."""
-        with self._environment.begin(db=self._points, buffers=True) as transaction:
-            # Not by `_values`, and with names looked up once: a search takes as long for little else.
-            get: Any = transaction.get
-            number = _OFFSET.pack
-            return [decode_stamp(get(number(offset))) for offset in offsets]
+        found = None if self._native is None else self._native.stamps(np.array(offsets, np.int64))
+        if found is not None:
+            return list(map(Stamp._make, found))
+        with self._values() as value:
+            return [decode_stamp(value(offset)) for offset in offsets]
 
-    def hits(self, offsets: Offsets, scores: Vectors) -> bytes | None:
-        """JSON: id, version and score of each of *offsets* (int64 [n]), which must exist, with *scores* (float32 [n]).
+    def hits(self, offsets: Offsets, scores: Vectors, counts: Offsets) -> list[bytes] | None:
+        """JSON lists of id, version and score, of so many points each as *counts* says (int64 [lists]).
 
+        *offsets* (int64 [n]), which must exist, and *scores* (float32 [n]) are those of all lists, one after the other.
         None where they can be had through LMDB only, or the file is damaged, which LMDB tells.
         """
-        return None if self._native is None else self._native.hits(offsets, scores)
+        return None if self._native is None else self._native.hits(offsets, scores, counts)
 
     def payload_size(self, offset: int) -> int:
         """How long the payload at *offset* is. It is not touched."""
