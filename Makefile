@@ -18,6 +18,8 @@ venv: .venv/ready ## Create .venv/ with everything that development needs
 .venv/ready: requirements/dev.txt pyproject.toml hatch_build.py $(wildcard engine/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	@echo "setting up .venv (about a minute, once)"
+	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
+	  || { [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || apt-get install --quiet --yes python3-dev; }
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

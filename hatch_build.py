@@ -38,7 +38,13 @@ class NativeModule(BuildHookInterface):  # type: ignore[type-arg]
 
 def compile_module(sources: Path, module: Path) -> None:
     """Compile every .cpp file in *sources*, and link them to *module*. Ends the build where that fails."""
-    include = f"-I{sysconfig.get_path('include')}"
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        sys.exit(
+            f"Python's headers are not in {headers}: install them (apt-get install python3-dev), or use a Python that "
+            "has its own"
+        )
+    include = f"-I{headers}"
     with tempfile.TemporaryDirectory() as folder:
         objects: list[Path] = []
         for source in sorted(sources.glob("*.cpp")):

@@ -24,8 +24,8 @@ from vectorizer_engine.index.faiss_file import (
     FileLayout,
     IndexShape,
     map_index_file,
-    recipe_of,
     read_by_faiss,
+    recipe_of,
     write_index_file,
 )
 from vectorizer_engine.index.flat import FlatIndex, search_in_this_thread
