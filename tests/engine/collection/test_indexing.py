@@ -28,7 +28,7 @@ from vectorizer_engine.storage.files import Files
 
 COUNT, DIMENSION = 4950, 24
 LIMITS = ShardLimits(head_points=1100, quiet_seconds=0.2)
-"""Four heads make a segment of 4,400 points, which is worth an index at once."""
+"""Four heads make a segment of 4,400 points, which is worth an index."""
 
 
 def open_at(
@@ -74,6 +74,36 @@ def test_at_rest_a_collection_becomes_one_indexed_segment_and_was_yellow_until_t
     assert not settled(collection), "a segment that lost much is written again"
     wait_until(lambda: settled(collection))
     assert sorted(part.rows for part in collection._shard.view.parts) == [255, COUNT - COUNT // 2]
+    store.close()
+
+
+def test_what_is_loaded_in_one_go_is_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four heads, which are merged while writes go on, and what comes behind them and is merged with them at rest."""
+    built: list[int] = []
+
+    def build(path: Path, vectors: Any, *arguments: Any, **options: Any) -> None:
+        built.append(len(vectors))
+        quantized.build(path, vectors, *arguments, **options)
+
+    backend = BACKENDS[SegmentLayout.HNSW_SQ8]._replace(build=build)
+    monkeypatch.setitem(BACKENDS, SegmentLayout.HNSW_SQ8, backend)
+    limits = ShardLimits(head_points=1100, quiet_seconds=3.0)
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB), limits=limits)
+    collection = fill(store)
+    wait_until(lambda: settled(collection))
+    assert built == [COUNT]
+    store.close()
+
+
+def test_a_merged_segment_is_indexed_when_the_next_head_is_full_though_writes_go_on(tmp_path: Path) -> None:
+    limits = ShardLimits(head_points=1100, quiet_seconds=3600.0)
+    store = VectorStore.open(tmp_path, memory=CacheMemoryManager(64 * MiB), limits=limits)
+    collection = fill(store)
+    wait_until(lambda: [part.rows for part in collection._shard.view.parts] == [4400, 550])
+    assert collection.info().indexed_vectors == 0
+    rows = clustered(COUNT, DIMENSION)
+    collection.upsert(range(COUNT, COUNT + 600), rows[:600], [None] * 600)
+    wait_until(lambda: collection.info().indexed_vectors == 4400)
     store.close()
 
 
