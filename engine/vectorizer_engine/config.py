@@ -73,6 +73,13 @@ class ObjectStoreConfig(Section):
         description="Address of a store that is not the cloud's own, such as http://minio:9000.",
     )
     region: str | None = Field(None, min_length=1, description="Region of an S3 bucket. Unset: us-east-1.")
+    max_copies_bytes: Bytes | None = Field(
+        None,
+        gt=0,
+        description="How much storage.path may hold of a cluster's object store. Beyond it, shards that nobody has "
+        "asked for longest are parked: closed, removed from the volume, and fetched again by the next request. Leave a "
+        "quarter of the volume free. Needs cluster.pod_name. Unset: all that is served here stays.",
+    )
 
 
 class StorageConfig(Section):
@@ -244,6 +251,11 @@ def _member_problems(config: Config) -> Iterator[str]:
     """What is missing to be one of several engines."""
     cluster = config.cluster
     if cluster.pod_name is None:
+        if config.storage.object_store.max_copies_bytes is not None:
+            yield (
+                "storage.object_store.max_copies_bytes: is set, and cluster.pod_name is not: an engine alone keeps all "
+                "that it serves; leave it out, or set cluster.pod_name"
+            )
         if cluster.internal_key is not None:
             yield "cluster.pod_name: is not set, and cluster.internal_key is: set both, or leave both out"
         return

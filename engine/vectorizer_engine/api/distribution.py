@@ -28,7 +28,7 @@ def describe_cluster(call: Call) -> Any:
     store = call.engine.store
     if not isinstance(store, DistributedStore):
         return {"status": "disabled"}
-    topology = store.topology.current
+    topology, parking = store.topology.current, store.parking
     return {
         "status": "enabled",
         "peer_id": peer_id(store.name),
@@ -49,7 +49,12 @@ def describe_cluster(call: Call) -> Any:
             "last_update": datetime.now(UTC).isoformat(),
         },
         "message_send_failures": {},
-        "shards": {"served": len(store.here()), "waiting": store.waiting, "leaving": store.leaving},
+        "shards": {
+            "served": parking.served,
+            "parked": parking.parked,
+            "waiting": store.waiting,
+            "leaving": store.leaving,
+        },
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from vectorizer_engine.distributed.router import ObserveRequest, Outcome
 from vectorizer_engine.distributed.store import DistributedStore
@@ -29,7 +29,7 @@ def request_observer(registry: CollectorRegistry) -> ObserveRequest:
 
 def membership(store: DistributedStore) -> Iterable[Metric]:
     """What is so at this moment."""
-    topology, lag = store.topology.current, store.lag
+    topology, lag, parking = store.topology.current, store.lag, store.parking
     for name, documentation, value in (
         (
             "vectorizer_cluster_topology_version",
@@ -42,7 +42,13 @@ def membership(store: DistributedStore) -> Iterable[Metric]:
             "Shards of all collections, whichever member serves them.",
             sum(collection.shards for collection in store.collections()),
         ),
-        ("vectorizer_shards_served", "Shards that this member serves.", len(store.here())),
+        ("vectorizer_shards_served", "Shards that this member serves, open or parked.", parking.served),
+        (
+            "vectorizer_shards_parked",
+            "Shards that this member serves and that are closed until somebody asks for them.",
+            parking.parked,
+        ),
+        ("vectorizer_copies_bytes", "Copies of shards on this member's volume.", parking.copies_bytes),
         ("vectorizer_shards_waiting", "Shards that this member is to serve and does not yet.", store.waiting),
         (
             "vectorizer_shards_leaving",
@@ -63,3 +69,12 @@ def membership(store: DistributedStore) -> Iterable[Metric]:
         ),
     ):
         yield GaugeMetricFamily(name, documentation, value)
+    if parking.limit_bytes is not None:
+        yield GaugeMetricFamily(
+            "vectorizer_copies_limit_bytes",
+            "What copies may take; shards are parked for it.",
+            parking.limit_bytes,
+        )
+    yield CounterMetricFamily(
+        "vectorizer_shards_opened_again", "Times that a parked shard was opened.", parking.opened_again
+    )

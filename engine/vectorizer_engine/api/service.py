@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,10 +19,14 @@ from vectorizer_engine.api.member_metrics import membership
 from vectorizer_engine.cache.memory_manager import AccountSnapshot, CacheType, EvictionReason, MemorySnapshot
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.data_folder import collection_path
+from vectorizer_engine.collection.types import LayoutInfo
+from vectorizer_engine.distributed.parked_collection import ParkedCollection
 from vectorizer_engine.distributed.store import DistributedStore
 from vectorizer_engine.index.planner import SegmentLayout
 from vectorizer_engine.metrics import process_memory
 from vectorizer_engine.tenants import NO_TENANT
+
+T = TypeVar("T")
 
 QDRANT_VERSION = "1.20.0"
 """The version of Qdrant whose REST API is spoken: clients compare it with their own."""
@@ -69,10 +73,12 @@ def cluster_memory(call: Call) -> Any:
     """
     ledger = call.engine.memory.snapshot()
     if call.tenant != NO_TENANT:
-        own = [each for each in _here(call.engine) if each.tenant == call.tenant]
+        own = _describe(
+            call.engine, lambda each: (each.name, each.layouts()) if each.tenant == call.tenant else None
+        )
         return {
             **_account(ledger.tenants[call.tenant]),
-            "layouts": _layouts((each.name, each) for each in own),
+            "layouts": _layouts(each for each in own if each is not None),
         }
     process = process_memory()
     return {
@@ -97,16 +103,18 @@ def cluster_memory(call: Call) -> Any:
             "limit_bytes": call.engine.request_memory.limit,
             "used_bytes": call.engine.request_memory.used,
         },
-        "layouts": _layouts((collection_path(each.name, each.tenant), each) for each in _here(call.engine)),
+        "layouts": _layouts(
+            _describe(call.engine, lambda each: (collection_path(each.name, each.tenant), each.layouts()))
+        ),
     }
 
 
-def _layouts(collections: Iterable[tuple[str, Collection]]) -> dict[str, Any]:
+def _layouts(collections: Iterable[tuple[str, Iterable[LayoutInfo]]]) -> dict[str, Any]:
     """For each layout, how much is searched by it, and why the largest segments are.
 
     Those are what memory matters to: a small one is searched as fast without an index.
     """
-    segments = [(name, each) for name, collection in collections for each in collection.layouts()]
+    segments = [(name, each) for name, layouts in collections for each in layouts]
     found: dict[str, Any] = {}
     for layout in SegmentLayout:
         members = [(name, each) for name, each in segments if each.layout == layout]
@@ -143,12 +151,12 @@ def _tenant_memory(ledger: MemorySnapshot) -> Metric:
 
 
 def _memory_storage_bytes(engine: Engine) -> int:
-    return sum(collection.heap_vector_bytes for collection in _here(engine))
+    return sum(_describe(engine, lambda collection: collection.heap_vector_bytes))
 
 
-def _here(engine: Engine) -> list[Collection]:
-    """What is served in this process; nothing while it is being recovered."""
-    return [] if engine.recovered is None else engine.recovered.here()
+def _describe(engine: Engine, what: Callable[[Collection | ParkedCollection], T]) -> list[T]:
+    """*what* of each collection that is served in this process; nothing while it is being recovered."""
+    return [] if engine.recovered is None else engine.recovered.describe(what)
 
 
 class EngineCollector(Collector):
@@ -234,7 +242,7 @@ class EngineCollector(Collector):
         store = self._engine.store
         if isinstance(store, DistributedStore):
             yield from membership(store)
-        infos = [collection.info() for collection in store.here()]
+        infos = store.describe(lambda collection: collection.info())
         for name, documentation, value in (
             (
                 "vectorizer_collections",
@@ -245,7 +253,7 @@ class EngineCollector(Collector):
             ("vectorizer_segments", "Segments that are served here.", sum(info.segments for info in infos)),
             (
                 "vectorizer_storage_bytes",
-                "Disk space of what is served here.",
+                "Disk space of what is served here and open.",
                 sum(info.disk_bytes for info in infos),
             ),
             (

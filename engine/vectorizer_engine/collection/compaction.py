@@ -89,6 +89,7 @@ class Compaction:
         self._maintenance = environment.maintenance
         self._memory = environment.memory
         self._is_running = is_running
+        self._files_changed = environment.changed_files(folder)
         self._flush = flush
         self._reminder = Reminder(environment.maintenance.merge_later, self.schedule)
         self._leftovers = Reminder(environment.maintenance.merge_later, self._remove_leftovers)
@@ -118,6 +119,7 @@ class Compaction:
             parts = [part for part in self._current.view.parts if part.source is head]
             self._rewrite(parts, applied=applied, reserved=charge)
         self._last_seal = time.monotonic()
+        self._files_changed()
 
     def note_write(self) -> None:
         """To be called after a write: what it leaves to be done is done as soon as no other follows."""
@@ -170,9 +172,11 @@ class Compaction:
         except Stopping:
             pass
         except EngineError as error:
-            logger.error("%s; the segments stay as they are, and it is tried again", str(error))
-            self._reminder.ask(_AFTER_FAILURE_SECONDS)
+            if self._is_running():  # or its files were taken away in the middle of it
+                logger.error("%s; the segments stay as they are, and it is tried again", str(error))
+                self._reminder.ask(_AFTER_FAILURE_SECONDS)
         finally:
+            self._files_changed()
             with self._lock:
                 self._scheduled = False
                 asked_again = self._asked_again

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vectorizer_engine.cache.memory_manager import MemoryAccount
@@ -43,3 +45,9 @@ class ShardEnvironment:
     limits: ShardLimits
     shared: SharedStore | None = None
     observe_append: ObserveAppend | None = None
+    observe_files: Callable[[Path], None] | None = None
+    """Is told of the folder of a shard in which files were made or removed."""
+
+    def changed_files(self, folder: Path) -> Callable[[], None]:
+        """What is to be called when that has happened in *folder*."""
+        return partial(self.observe_files, folder) if self.observe_files is not None else lambda: None

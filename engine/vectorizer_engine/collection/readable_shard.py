@@ -52,6 +52,7 @@ class ReadableShard(ABC):
         self.memory = environment.memory
         self._folder = folder
         self._maintenance = environment.maintenance
+        self._files_changed = environment.changed_files(folder)
         self._closed = threading.Event()
         self._current = CurrentView()
         self._verdicts = AdvancedCache(environment.memory, cache=CacheType.METADATA, ttl=math.inf)

@@ -103,6 +103,13 @@ class Sealing:
         if is_first:
             self._maintenance.seal(self._run)
 
+    def wait_for_end(self, seconds: float) -> None:
+        """Return when no head waits. Raises StorageFailure where one cannot be sealed, or not in so many *seconds*."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._heads or self._error is not None, seconds)
+            if self._heads:
+                raise StorageFailure(f"{len(self._heads)} heads wait to be sealed")
+
     def close(self) -> None:
         with self._condition:
             for sealed in self._heads:

@@ -19,6 +19,7 @@ Here it is put together, opened, recovered and closed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,6 @@ from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.commit import GroupCommit
 from vectorizer_engine.storage.files import Files, disk_errors
 from vectorizer_engine.storage.log import FileLog, Log
-from vectorizer_engine.storage.object_log import Succession
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment_store import FileSegmentStore
 
@@ -58,9 +58,10 @@ def create_shard(folder: Path, *, files: Files) -> None:
     FileSegmentStore.create(folder, files=files)
 
 
-def _open_storage(
-    folder: Path, params: CollectionParams, environment: ShardEnvironment, succession: Succession | None
-) -> tuple[FileSegmentStore, Log]:
+Storage = tuple[FileSegmentStore, Log]
+
+
+def _open_storage(folder: Path, params: CollectionParams, environment: ShardEnvironment) -> Storage:
     """The segments and the log of the shard in *folder*, or of that which *folder* holds copies of."""
     files = environment.files
     if environment.shared is not None:
@@ -71,7 +72,6 @@ def _open_storage(
             storage=params.storage,
             memory=environment.memory,
             files=files,
-            succession=succession,
             later=lambda seconds, job: environment.maintenance.tidy(job, after=seconds),
         )
     segments = FileSegmentStore(
@@ -91,13 +91,14 @@ class Shard(ReadableShard):
         params: CollectionParams,
         environment: ShardEnvironment,
         *,
-        succession: Succession | None = None,
+        storage: Storage | None = None,
         index_kept: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open and recover the shard in *folder*. *succession* tells who opens one that members take from each other.
+        """Open and recover the shard in *folder*.
 
-        *index_kept* is called when an index was put where others find it, too.
-        Raises StoreCorrupt, StorageFull, StorageFailure.
+        *storage* is given for one that members take from each other: its log is claimed already, perhaps by an earlier
+        `Shard` of this process, which was closed. *index_kept* is called when an index was put where others find it,
+        too. Raises StoreCorrupt, StorageFull, StorageFailure.
         """
         super().__init__(
             folder,
@@ -108,7 +109,7 @@ class Shard(ReadableShard):
         )
         files, memory, dimension = environment.files, environment.memory, params.dimension
         with disk_errors(f"open {folder}"):
-            self._segments, self._log = _open_storage(folder, params, environment, succession)
+            self._segments, self._log = storage or _open_storage(folder, params, environment)
             manifest = self._segments.manifest
             self._uploads = IndexUploads(
                 self._segments, self._maintenance, is_running=self._is_running, kept=index_kept
@@ -190,15 +191,6 @@ class Shard(ReadableShard):
         self._compaction.note_write()
         return number
 
-    def confirm(self, *, within: float) -> None:
-        """Make sure that the shard was still this process's *within* so many seconds, so that a read is of now.
-
-        Raises Fenced, StorageFailure, StoreClosed.
-        """
-        self._check_open()
-        with disk_errors(f"make sure that {self._folder} is still served here"):
-            self._log.confirm(within=within)
-
     def flush(self, *, within: float) -> None:
         """Have the head sealed now, however small it is: what it holds on the heap is wanted elsewhere.
 
@@ -206,6 +198,18 @@ class Shard(ReadableShard):
         """
         with self._commit.paused(within=within):
             self._path.seal_head(applied=self.last_number)
+
+    def settle(self, *, seal: bool, within: float) -> None:
+        """Leave nothing open that only this object knows of: no write in doubt, no head that waits to be sealed.
+
+        With *seal*, what is in the head is in a segment then. Raises StorageFailure where that does not come about
+        *within* so many seconds.
+        """
+        deadline = time.monotonic() + within
+        with self._commit.paused(within=within):
+            if seal:
+                self._path.seal_head(applied=self.last_number)
+        self._sealing.wait_for_end(max(0.0, deadline - time.monotonic()))
 
     @property
     def last_number(self) -> int:
@@ -244,6 +248,7 @@ class Shard(ReadableShard):
                     if not self._payload_indexes.build(segment, still_wanted=self._is_running):
                         self._check_open()
                         return False
+        self._files_changed()
         return True
 
     # --- opening and closing ---------------------------------------------------------------------------

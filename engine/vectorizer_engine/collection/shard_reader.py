@@ -11,7 +11,7 @@ has an owner, which answers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vectorizer_engine.cache.memory_manager import CacheType, Charge
@@ -37,10 +37,18 @@ class ShardReader(ReadableShard):
 
     _segments: FollowedSegments
 
-    def __init__(self, folder: Path, params: CollectionParams, environment: ShardEnvironment) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        params: CollectionParams,
+        environment: ShardEnvironment,
+        *,
+        admit: Callable[[int], None] = lambda nbytes: None,
+    ) -> None:
         """Read all that there is of the shard that *folder* holds copies of.
 
-        Raises Outrun, StoreCorrupt, CacheMemoryLimitExceeded, StorageFull, StorageFailure.
+        *admit* is told how many bytes they will be before they are fetched, and raises where there is no room. Raises
+        that, Outrun, StoreCorrupt, CacheMemoryLimitExceeded, StorageFull, StorageFailure.
         """
         super().__init__(folder, params, environment, rebuild=lambda: None)
         self._environment = environment
@@ -62,6 +70,7 @@ class ShardReader(ReadableShard):
                 {}, memory=environment.memory, files=environment.files, scratch=environment.scratch
             )
         self._heads = self._heads_on(View())
+        admit(self._segments.nbytes(self._tail.checkpoint.state))
         self._maintenance.register(self)
         try:
             with disk_errors(f"read {folder}"):
@@ -138,6 +147,7 @@ class ShardReader(ReadableShard):
             self._indexes.discard(segment)
             self._payload_indexes.discard(segment)
             self._segments.discard(segment)
+        self._files_changed()
 
     def _look_for_indexes(self) -> None:
         segments = [segment for segment, _ in self._current.view.segments()]

@@ -10,10 +10,10 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
@@ -57,6 +57,8 @@ from vectorizer_engine.storage.shared_store import SharedStore
 from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Open(NamedTuple):
@@ -260,9 +262,9 @@ class VectorStore:
         """A tenant's, or nobody's, that can be served, by name."""
         return [collection for collection in self.collections() if collection.tenant == tenant]
 
-    def here(self) -> list[Collection]:
-        """Those whose points are in this process: all."""
-        return self.collections()
+    def describe(self, what: Callable[[Collection], T]) -> list[T]:
+        """*what* of each collection whose points are in this process: of all."""
+        return [what(collection) for collection in self.collections()]
 
     @property
     def not_ready(self) -> str | None:

@@ -1,13 +1,15 @@
-"""The copies that a member keeps of shards which it serves no more: a shard that comes back need not be fetched again.
+"""The copies that a member has on its volume: how much they are, and which of them nobody serves any more.
 
-They are in nobody's way as long as there is room. Where the volume runs short of it, those that were served longest ago
-go first. Copies of shards that are served are not touched.
+A shard that comes back need not be fetched again as long as its copies are there. Where the volume runs short of room,
+or there are more than may be, those of shards that are served no more go, the ones that were served longest ago first.
+What is served is the affair of `room`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
@@ -23,33 +25,119 @@ FREE_SHARE = 0.25
 
 
 class Copies:
-    """The folders ROOT/COLLECTION.TOKEN/shard-N. Any thread may call."""
+    """The folders ROOT/COLLECTION.TOKEN/shard-N. Any thread may call, and one at a time `make_room`."""
 
     def __init__(
-        self, root: Path, *, files: Files, free_share: Callable[[Path], float] | None = None
+        self,
+        root: Path,
+        *,
+        files: Files,
+        limit: int | None = None,
+        free_share: Callable[[Path], float] | None = None,
     ) -> None:
-        """*free_share* tells how much of the volume of a folder is free, from 0 to 1."""
+        """*limit* is how many bytes there may be; *free_share* tells how much of a folder's volume is free, 0 to 1."""
+        self.limit = limit
         self._root = root
         self._files = files
         self._free_share = free_share or _free_share
+        # Guards the rest.
         self._lock = threading.Lock()
+        self._sizes: dict[Path, int] = {}
+        self._expected: dict[Path, int] = {}
+        """What folders will have that are being filled."""
+
+    @property
+    def nbytes(self) -> int:
+        """How much there is, as of when each folder was looked at last."""
+        with self._lock:
+            return sum(self._sizes.values())
+
+    def measure_all(self) -> None:
+        for folder in self._folders():
+            self.measure(folder)
+
+    def measure(self, folder: Path) -> None:
+        """Look at all files in *folder*, which have changed."""
+        size = _size(folder)
+        with self._lock:
+            if size:
+                self._sizes[folder] = size
+            else:
+                self._sizes.pop(folder, None)
+
+    def expect(self, folder: Path, nbytes: int) -> None:
+        """*folder* is about to have so much. Until `expect_no_more` it counts for that, if it does not have more."""
+        with self._lock:
+            self._expected[folder] = nbytes
+
+    def expect_no_more(self, folder: Path) -> None:
+        self.measure(folder)
+        with self._lock:
+            self._expected.pop(folder, None)
+
+    def has(self, folder: Path) -> bool:
+        """Whether there is anything in *folder*."""
+        with self._lock:
+            return folder in self._sizes
+
+    def excess(self, folder: Path | None = None, nbytes: int = 0) -> int:
+        """By how much the limit is, or would be with *nbytes* in *folder*, exceeded. Not above 0: there is room."""
+        if self.limit is None:
+            return 0
+        with self._lock:
+            counted = self._sizes | {
+                each: max(size, self._sizes.get(each, 0)) for each, size in self._expected.items()
+            }
+        if folder is not None:
+            counted[folder] = max(nbytes, counted.get(folder, 0))
+        return sum(counted.values()) - self.limit
 
     def not_served_any_more(self, folder: Path) -> None:
         """Note that the shard in *folder* was served until now."""
+        self.measure(folder)
         with suppress(FileNotFoundError):  # where there never were any, or they make room in this moment
             os.utime(folder)
 
-    def make_room(self, is_served: Callable[[Path], bool]) -> None:
-        """Remove what there is no room for. Raises OSError."""
-        with self._lock:
-            left = [folder for folder in self._root.glob("*/shard-*") if not is_served(folder)]
-            for folder in sorted(left, key=_served_until):
-                if self._free_share(self._root) >= FREE_SHARE:
-                    return
-                if is_served(folder):  # since a moment ago
-                    continue
-                logger.info("removing the copies in %s, to make room: it is served elsewhere", folder)
-                self._files.remove_tree(folder)
+    def make_room(
+        self, is_served: Callable[[Path], bool], folder: Path | None = None, nbytes: int = 0
+    ) -> None:
+        """Remove what is not served and there is no room for, with *nbytes* in *folder*. Raises OSError."""
+        left = [each for each in self._folders() if each != folder and not is_served(each)]
+        for each in sorted(left, key=_served_until):
+            if self._free_share(self._root) >= FREE_SHARE and self.excess(folder, nbytes) <= 0:
+                return
+            if is_served(each):  # since a moment ago
+                continue
+            logger.info("removing the copies in %s, to make room: it is not served here", each)
+            self.remove(each)
+
+    def _folders(self) -> list[Path]:
+        found: list[Path] = []
+        for collection in self._root.iterdir():
+            if not collection.name.startswith("."):
+                with suppress(FileNotFoundError):  # it is deleted in this moment
+                    found += collection.glob("shard-*")
+        return found
+
+    def remove(self, folder: Path) -> None:
+        """Raises OSError."""
+        # Out of the way in one step: work in the background may go on for a while, by the names that it knows.
+        removed = self._root / f".removed.{secrets.token_hex(8)}"
+        try:
+            with suppress(FileNotFoundError):
+                self._files.rename(folder, removed)
+            self._files.remove_tree(removed)
+        finally:
+            self.measure(folder)
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for parent, _, names in os.walk(folder):  # passes over folders that vanish
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += (Path(parent) / name).stat().st_size
+    return size
 
 
 def _served_until(folder: Path) -> float:

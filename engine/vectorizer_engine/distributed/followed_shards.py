@@ -36,6 +36,14 @@ MOST_KNOWN = 10_000
 """Of so many frames that were announced and not read yet the sizes are kept; then the log is listed instead."""
 
 
+PUT_ASIDE_SECONDS = 2.0
+"""How long it is waited for a reader that is to be closed to make room. It stays open then."""
+
+
+class NoRoom(Exception):
+    """There is no room for the copies on the volume. A reader takes only what is free."""
+
+
 class OpenReader(NamedTuple):
     shard: ShardReader
     collection: CollectionReader
@@ -60,6 +68,7 @@ class _Followed:
         self.behind_since: float | None = None
         self.busy = False
         self.not_before = 0.0
+        self.last_use = 0.0
 
     def learn(self, news: News) -> None:
         end = news.first + len(news.sizes)
@@ -92,7 +101,7 @@ class FollowedShards:
         is_held: Callable[[ShardId], bool],
         closed: Callable[[ShardId], None],
     ) -> None:
-        """*open_reader* raises EngineError and Outrun.
+        """*open_reader* raises EngineError, Outrun and NoRoom.
 
         Shards that are *is_held*, as this member serves them or is about to, are not opened. *closed* is called with
         each shard that is not followed any more.
@@ -125,13 +134,25 @@ class FollowedShards:
         """What was read of *shard*, if it is followed at present. Its methods raise StoreClosed once it is not."""
         followed = self._followed.get(shard)
         reader = None if followed is None else followed.reader
-        return None if reader is None or reader.shard.is_closed else reader.collection
+        if followed is None or reader is None or reader.shard.is_closed:
+            return None
+        followed.last_use = time.monotonic()
+        return reader.collection
 
     def open_now(self) -> dict[ShardId, CollectionReader]:
         with self._changed:
-            known = list(self._followed)
-        found = ((shard, self.find(shard)) for shard in known)
-        return {shard: collection for shard, collection in found if collection is not None}
+            readers = {shard: followed.reader for shard, followed in self._followed.items()}
+        return {
+            shard: reader.collection
+            for shard, reader in readers.items()
+            if reader is not None and not reader.shard.is_closed
+        }
+
+    def by_last_use(self) -> list[ShardId]:
+        """Those that are open, the one first that nobody has read from for longest."""
+        with self._changed:
+            readers = [shard for shard, followed in self._followed.items() if followed.reader is not None]
+            return sorted(readers, key=lambda shard: self._followed[shard].last_use)
 
     def announced(self, frames: Iterable[Frames]) -> None:
         """The owners of some shards have written *frames*. Returns at once."""
@@ -154,6 +175,23 @@ class FollowedShards:
             if followed.reader is not None:
                 followed.reader.shard.close()
             self._followed.pop(shard, None)
+
+    def put_aside(self, shard: ShardId) -> bool:
+        """Close the reader of *shard*, as its copies are in the way. Whether it holds nothing any more.
+
+        It is opened again when there is room.
+        """
+        with self._changed:
+            followed = self._followed.get(shard)
+            if followed is None or followed.reader is None:
+                return False
+            followed.reader.shard.close()
+            followed.not_before = time.monotonic() + AGAIN_SECONDS
+            if not self._changed.wait_for(lambda: not followed.busy, PUT_ASIDE_SECONDS):
+                return False
+            followed.reader = None
+            followed.news = News(followed.end, ())
+            return True
 
     @property
     def lag(self) -> Lag:
@@ -231,7 +269,7 @@ class FollowedShards:
             except StorageFailure as error:
                 logger.warning("shard %d of %s is not read on: %s", shard.number, shard.token, error)
                 self._pause(followed)
-            except StoreClosed:
+            except (StoreClosed, NoRoom):
                 self._failed(followed)
             except (EngineError, Outrun) as error:
                 logger.warning("shard %d of %s is not read along: %r", shard.number, shard.token, error)

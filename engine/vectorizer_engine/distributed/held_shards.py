@@ -1,4 +1,4 @@
-"""The shards that this member serves: opened when they become its own, given up when another member has them.
+"""The shards that this member serves: taken when they become its own, given up when another member has them.
 
 Opening takes a shard over from whoever had it, so it happens only where the topology says so. Whoever had it is asked
 first to let go, and serves it until then: see `succession`. A shard that is not this member's any more is kept, and
@@ -90,7 +90,7 @@ class HeldShards:
             for each in self._wanted:
                 self._take(each)
             for each in self._held.keys() - self._wanted:
-                if not existing(each) or not self._is_open(each):
+                if not existing(each) or not self._is_served(each):
                     self._leave(each)
             now = time.monotonic()
             self._not_before = {each: until for each, until in self._not_before.items() if until > now}
@@ -101,12 +101,19 @@ class HeldShards:
             return shard in self._wanted or shard in self._held
 
     def serves(self, shard: ShardId) -> bool:
-        """Whether it is open here, whosever it is to be."""
+        """Whether it is served here, open or parked, whosever it is to be."""
         with self._lock:
-            return self._is_open(shard)
+            return self._is_served(shard)
+
+    def wake(self, shard: ShardId) -> None:
+        """Begin to open it if it is parked."""
+        with self._lock:
+            held = self._held[shard].result() if self._is_served(shard) else None
+        if held is not None:
+            held.wake()
 
     def get(self, shard: ShardId, *, deadline: float) -> HeldShard:
-        """The shard, once it is open. Raises NotHeld, and EngineError where it cannot be opened."""
+        """The shard, once it is this member's. Raises NotHeld, and EngineError where it cannot be opened."""
         with self._lock:
             if shard in self._wanted:
                 self._take(shard)
@@ -121,7 +128,7 @@ class HeldShards:
     def lost(self, shard: ShardId, held: HeldShard) -> None:
         """Another member has taken *shard*, which was *held* here."""
         with self._lock:
-            if self._is_open(shard) and self._held[shard].result() is held:
+            if self._is_served(shard) and self._held[shard].result() is held:
                 self._not_before[shard] = time.monotonic() + AGAIN_SECONDS
                 self._leave(shard)
 
@@ -144,10 +151,10 @@ class HeldShards:
             return None
         return future.result().writer
 
-    def open_now(self) -> dict[ShardId, HeldShard]:
-        """Those that are served at this moment."""
+    def served_now(self) -> dict[ShardId, HeldShard]:
+        """Those that are served at this moment, open or parked."""
         with self._lock:
-            return {shard: future.result() for shard, future in self._held.items() if self._is_open(shard)}
+            return {shard: future.result() for shard, future in self._held.items() if self._is_served(shard)}
 
     def waiting(self) -> int:
         """How many are to be served and are not open yet. Damaged ones are not counted: they would be for ever."""
@@ -166,8 +173,9 @@ class HeldShards:
     def damaged(self) -> dict[ShardId, str]:
         """Those that cannot be opened as they are, and why."""
         with self._lock:
-            failed = {each: future.exception() for each, future in self._held.items() if future.done()}
-        return {each: str(error) for each, error in failed.items() if isinstance(error, StoreCorrupt)}
+            done = {each: future for each, future in self._held.items() if future.done()}
+        why = {each: _damage(future) for each, future in done.items()}
+        return {each: reason for each, reason in why.items() if reason is not None}
 
     def close(self) -> None:
         """Finish what is being written, and let go of all."""
@@ -180,9 +188,11 @@ class HeldShards:
         self._closing.shutdown()
         self._looking.join()
 
-    def _is_open(self, shard: ShardId) -> bool:
+    def _is_served(self, shard: ShardId) -> bool:
         future = self._held.get(shard)
-        return future is not None and future.done() and future.exception() is None
+        if future is None or not future.done() or future.exception() is not None:
+            return False
+        return future.result().damage is None
 
     def _take(self, shard: ShardId) -> None:
         """Begin to open *shard*, unless that was done, or failed a moment ago."""
@@ -268,7 +278,7 @@ class HeldShards:
 
     def _leave_what_was_taken(self) -> None:
         with self._lock:
-            others = {each for each in self._held.keys() - self._wanted if self._is_open(each)}
+            others = {each for each in self._held.keys() - self._wanted if self._is_served(each)}
             opened = {each: self._held[each].result() for each in others}
         for shard, held in opened.items():
             try:
@@ -277,6 +287,13 @@ class HeldShards:
                 self.lost(shard, held)
             except EngineError as error:
                 logger.info("whether shard %d of %s was taken is not known: %s", *reversed(shard), error)
+
+
+def _damage(future: Future[HeldShard]) -> str | None:
+    error = future.exception()
+    if error is None:
+        return future.result().damage
+    return str(error) if isinstance(error, StoreCorrupt) else None
 
 
 def _may_work_now(future: Future[HeldShard]) -> bool:

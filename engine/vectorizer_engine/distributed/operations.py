@@ -19,6 +19,7 @@ from vectorizer_engine.collection.collection_reader import CollectionReader
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter
 from vectorizer_engine.collection.records import Record, Wanted, decode_payload
 from vectorizer_engine.collection.types import CollectionStatus, LayoutInfo, Predicate
+from vectorizer_engine.distributed.parked_collection import ParkedCollection
 from vectorizer_engine.storage.keys import PointId, decode_id, encode_id
 from vectorizer_engine.storage.payload_index import FieldType
 
@@ -336,9 +337,11 @@ class Facts(msgspec.Struct):
 
 
 class Describe(Read):
+    """Of a shard that is parked it is answered without opening it."""
+
     result: ClassVar[Any] = Facts
 
-    def run(self, collection: CollectionReader) -> Facts:
+    def run(self, collection: CollectionReader | ParkedCollection) -> Facts:
         info = collection.info()
         return Facts(
             info.status,

@@ -11,7 +11,7 @@ from vectorizer_engine.distributed.followed_shards import FollowedShards
 from vectorizer_engine.distributed.held_shard import NotHeld, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.messages import Done, Job, Response
-from vectorizer_engine.distributed.operations import Operation, Read
+from vectorizer_engine.distributed.operations import Describe, Operation, Read
 from vectorizer_engine.distributed.topology import KnownTopology
 from vectorizer_engine.errors import EngineError, Fenced, StorageFailure, StoreClosed, StoreError
 
@@ -38,6 +38,9 @@ class Performer:
     def perform(self, token: str, jobs: list[Job], deadline: float, *, partial: bool) -> Response:
         """Carry out what is for shards of this member. Raises what one of them does, unless it may be *partial*."""
         singles = [(ShardId(token, shard), job.operation) for job in jobs for shard in job.shards]
+        for single, operation in singles[1:]:  # they are opened beside each other
+            if not isinstance(operation, Describe):
+                self._held.wake(single)
         if len(singles) > 1 and singles[0][1].writes:
             # Each waits for a put of its own, so they wait together.
             futures = [self._writers.submit(self._attempt, *single, deadline) for single in singles]
@@ -81,7 +84,12 @@ class Performer:
                     raise NotHeld from None
         held = self._held.get(shard, deadline=deadline)
         try:
-            with held.used() as collection:
+            if isinstance(operation, Describe):
+                with held.described(deadline=deadline) as described:
+                    if operation.fresh:
+                        held.confirm()
+                    return operation.run(described)
+            with held.used(deadline=deadline) as collection:
                 if not isinstance(operation, Read):
                     return operation.run(collection)
                 if operation.fresh:

@@ -63,7 +63,8 @@ PAUSE_SECONDS = 0.1
 """Between two attempts, unless a newer topology comes before."""
 
 OPEN_SECONDS = 3.0
-"""How long a shard that is being opened is waited for at a time. Below `READ_SECONDS`, so that this is told in time."""
+"""How long a shard that is being opened is waited for at a time, for the first time or again. Below `READ_SECONDS`, so
+that this is told in time."""
 
 
 class Outcome(StrEnum):

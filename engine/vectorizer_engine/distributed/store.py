@@ -10,8 +10,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -43,8 +45,10 @@ from vectorizer_engine.distributed.gossip import Gossip
 from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.messages import CATALOG_PATH, decode_request
+from vectorizer_engine.distributed.parked_collection import ParkedCollection
 from vectorizer_engine.distributed.peers import Peers
 from vectorizer_engine.distributed.placement import draw_token
+from vectorizer_engine.distributed.room import Giving
 from vectorizer_engine.distributed.router import ObserveRequest, Router
 from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
@@ -66,6 +70,8 @@ from vectorizer_engine.tenants import NO_TENANT
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _frames = msgspec.msgpack.Decoder(list[Frames])
 
 DEFAULT_SHARDS = 6
@@ -82,6 +88,16 @@ NOTICE_SECONDS = 3.0
 
 HAND_OVER_SECONDS = 8.0
 """how long until others have taken them over by that."""
+
+
+class Parking(NamedTuple):
+    """How many shards a member serves and has parked, how often one was opened again, and the copies on its volume."""
+
+    served: int
+    parked: int
+    opened_again: int
+    copies_bytes: int
+    limit_bytes: int | None
 
 
 class DistributedStore:
@@ -102,6 +118,7 @@ class DistributedStore:
         mmap_only: bool,
         observe_append: ObserveAppend | None,
         observe_request: ObserveRequest | None,
+        most_copies: int | None,
         lock: int,
     ) -> None:
         """Use `open`."""
@@ -119,7 +136,9 @@ class DistributedStore:
             ),
             memory=memory,
             results=results,
+            most_bytes=most_copies,
             is_used=lambda shard: self._held.uses(shard) or self._followed.uses(shard),
+            givers=self._givers,
             observe=lambda shard, number, size: self._announcer.wrote(shard, number, size),
             index_kept=lambda shard: self._announcer.has_new_index(shard),
         )
@@ -200,6 +219,7 @@ class DistributedStore:
                     mmap_only=mmap_only,
                     observe_append=observe_append,
                     observe_request=observe_request,
+                    most_copies=object_store.max_copies_bytes,
                     lock=lock,
                 )
             try:
@@ -234,7 +254,7 @@ class DistributedStore:
             return stopping_for < HAND_OVER_SECONDS
         topology = self.topology.current
         would_be_replaced = topology.member(self.name) is not None and len(topology.members) > 1
-        return would_be_replaced and bool(self._held.open_now()) and stopping_for < NOTICE_SECONDS
+        return would_be_replaced and bool(self._held.served_now()) and stopping_for < NOTICE_SECONDS
 
     @property
     def not_ready(self) -> str | None:
@@ -329,9 +349,25 @@ class DistributedStore:
         """Whether *collection* was not deleted, as far as is known here."""
         return any(each is collection for each in self._collections.values())
 
-    def here(self) -> list[Collection]:
-        """The shards that this member serves, each as a collection of its own."""
-        return [held.collection for held in self._held.open_now().values()]
+    def describe(self, what: Callable[[Collection | ParkedCollection], T]) -> list[T]:
+        """*what* of each shard that this member serves, as a collection of its own. Opens none of those parked."""
+        found: list[T] = []
+        for held in self._held.served_now().values():
+            with suppress(StoreClosed):  # it was given up in this moment
+                found.append(held.describe(what))
+        return found
+
+    @property
+    def parking(self) -> Parking:
+        """What is parked at present, and what there is of copies."""
+        served = self._held.served_now().values()
+        return Parking(
+            len(served),
+            sum(held.is_parked for held in served),
+            self._volume.opened_again,
+            self._volume.copies.nbytes,
+            self._volume.copies.limit,
+        )
 
     def announced(self, body: bytes | bytearray) -> None:
         """What another member has written to the logs of shards: see `announcer`. Raises InvalidRequest."""
@@ -366,6 +402,7 @@ class DistributedStore:
         self._maintenance.close()
         self._followed.close()
         self._held.close()
+        self._volume.close()
         self._announcer.close()
         self.router.close()
         self._gossip.close()
@@ -375,7 +412,7 @@ class DistributedStore:
         os.close(self._lock_file)
 
     def _recover(self) -> None:
-        self._volume.remove_strangers()
+        self._volume.begin()
         entries = self._shared.catalog.entries
         for token in entries.keys() - alive(entries).keys():
             purge_shared(self._shared, token)
@@ -449,6 +486,14 @@ class DistributedStore:
     def _take_over(self, shard: ShardId, predecessor: bytes | None) -> HeldShard:
         self._followed.give_up(shard)
         return self._volume.open(shard, predecessor)
+
+    def _givers(self) -> Iterator[tuple[ShardId, Giving, Callable[[float], bool]]]:
+        """What may be closed to make room on the volume, what is missed least first."""
+        for shard in self._followed.by_last_use():
+            yield shard, Giving.READERS, lambda _, shard=shard: self._followed.put_aside(shard)  # type: ignore[misc]
+        served = self._held.served_now()
+        for shard in sorted(served, key=lambda shard: served[shard].rest):
+            yield shard, Giving.OWNERS, lambda within, shard=shard: served[shard].park(within=within)  # type: ignore[misc]
 
     def _let_go(self, shard: ShardId) -> None:
         self._announcer.forget(shard)

@@ -24,7 +24,7 @@ class State(StrEnum):
     """Qdrant's words for the state of a shard at a member, as far as they mean something here."""
 
     ACTIVE = "Active"
-    """It serves the shard, or reads it along."""
+    """It serves the shard, open or parked, or reads it along."""
     PARTIAL = "Partial"
     """It is to serve the shard and opens it."""
     DEAD = "Dead"
@@ -83,8 +83,8 @@ class Whereabouts:
     def here(self, token: str) -> ShardsHere:
         return ShardsHere(
             {
-                shard.number: held.collection.info().points
-                for shard, held in self._held.open_now().items()
+                shard.number: held.describe(lambda collection: collection.info().points)
+                for shard, held in self._held.served_now().items()
                 if shard.token == token
             },
             [shard.number for shard in self._held.damaged() if shard.token == token],

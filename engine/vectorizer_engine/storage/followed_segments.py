@@ -47,9 +47,7 @@ class FollowedSegments(SegmentFolder):
         So are the indexes that the owner has put into the store by now, also of segments that are open. Those that
         were open before are the same. Raises StoreCorrupt, CacheMemoryLimitExceeded and OSError.
         """
-        shared = (
-            msgspec.msgpack.decode(state, type=SharedManifest) if state else SharedManifest(Manifest(), {})
-        )
+        shared = _decode(state)
         opened: list[tuple[Segment, LiveMask]] = []
         listed = repeated(lambda: list(self._store.list(self._prefix)))
         for entry in shared.manifest.segments:
@@ -72,8 +70,17 @@ class FollowedSegments(SegmentFolder):
             indexes = indexes_of(self._stored[number], listed)
             fetch_indexes(self._store, indexes, self._path(number), files=self._files)
 
+    @staticmethod
+    def nbytes(state: bytes) -> int:
+        """See `SharedManifest.nbytes`."""
+        return _decode(state).nbytes
+
     def superseded(self) -> list[Segment]:
         """Those that are open and that the last checkpoint does not name any more; each is told of once."""
         named = {entry.id for entry in self.manifest.segments}
         self._remove_others(named | self._opened.keys())
         return [self._opened.pop(number) for number in self._opened.keys() - named]
+
+
+def _decode(state: bytes) -> SharedManifest:
+    return msgspec.msgpack.decode(state, type=SharedManifest) if state else SharedManifest(Manifest(), {})

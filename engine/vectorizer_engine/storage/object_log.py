@@ -152,6 +152,19 @@ class ObjectLog:
     def crowded(self) -> bool:
         return self._next_frame - self._rolled_at >= _CROWDED
 
+    @property
+    def to_replay(self) -> int:
+        """How many frames are read when it is replayed."""
+        return self._next_frame - self._start
+
+    def rewind(self) -> None:
+        """What follows the checkpoint is to be replayed again, as what had been made of it was let go.
+
+        The claim stays in force, and whoever was told of a write may rely on it as before.
+        """
+        self.replayed = False
+        self._rolled_at = self._start
+
     def claims(self) -> list[str]:
         """The names of the objects that are never deleted, not even with the collection. Reads the whole log."""
         for _ in self.replay(after=self._next_record):

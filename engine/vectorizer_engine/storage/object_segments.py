@@ -4,6 +4,9 @@ A segment's files are objects, named by the writer that made them; which of them
 checkpoint of the shard's log (see docs/specs/SHARED_STORE.md). Nothing in the folder is needed: a copy that is
 missing or damaged is fetched again. Index files lie beside the segment's objects, where somebody built them: see
 `object_indexes`.
+
+The copies may be let go of altogether, and be had again by `open_all`, for as long as the claim of the log is in force.
+What is known of the objects outlives that, and so do the numbers of segments: none is given twice.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.garbage import Garbage
+from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.log_objects import list_frames, read_newest_checkpoint
 from vectorizer_engine.storage.manifest import Manifest
 from vectorizer_engine.storage.object_file import fetch_file
@@ -31,6 +35,7 @@ from vectorizer_engine.storage.segment import (
     POINTS_NAME,
     VECTORS_NAME,
     FileChecksum,
+    Segment,
     checksum_of,
 )
 from vectorizer_engine.storage.segment_folder import segment_path
@@ -53,6 +58,12 @@ class SharedManifest(msgspec.Struct, frozen=True):
 
     manifest: Manifest
     stored: dict[int, StoredSegment]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the segments that count: what their copies take, without indexes."""
+        named = (self.stored[entry.id] for entry in self.manifest.segments)
+        return sum(file.size for each in named for file in each.files.values())
 
 
 class ObjectSegmentStore(FileSegmentStore):
@@ -81,8 +92,6 @@ class ObjectSegmentStore(FileSegmentStore):
         self._named: set[int] = set()
         # Those of the last checkpoint. While the log is replayed there is no other, whatever is merged meanwhile.
         self._checkpointed: set[int] = set()
-        for name in ("segments", "quarantine"):
-            files.make_folder(folder / name)
         super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
         listed = repeated(lambda: list(store.list(self._prefix)))
         # Listed before a checkpoint and deleted after it: then no successor's segment can be among them.
@@ -90,6 +99,23 @@ class ObjectSegmentStore(FileSegmentStore):
         self._leftovers = {name for name, _ in listed if name.split("/")[-2] not in folders}
         # The objects of each segment's indexes, by its id. Guarded by the lock, as is what is removed of `_stored`.
         self._indexes = {number: indexes_of(self._stored[number], listed) for number in self._stored}
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the segments that count, and of what is in the store of their indexes: what copies take."""
+        with self._lock:
+            indexes = [each for entry in self.manifest.segments for each in self._indexes.get(entry.id, ())]
+            return SharedManifest(self.manifest, self._stored).nbytes + sum(each.size for each in indexes)
+
+    def open_all(self) -> list[tuple[Segment, LiveMask]]:
+        """Fetch and open what the manifest names; the log is to be replayed afterwards, also where it was before.
+
+        Raises StoreCorrupt, CacheMemoryLimitExceeded, OSError.
+        """
+        self._log.rewind()
+        for name in ("segments", "quarantine"):
+            self._files.make_folder(self._folder / name)
+        return super().open_all()
 
     def _load_manifest(self) -> Manifest:
         state = self._log.checkpoint.state
@@ -105,7 +131,8 @@ class ObjectSegmentStore(FileSegmentStore):
         if not self._log.replayed:
             return  # what was set aside in opening: the next checkpoint says so, and until then the next opening
         kept = {entry.id for entry in manifest.segments} | {entry.id for entry in manifest.quarantined}
-        stored = {number: each for number, each in dict(self._stored).items() if number in kept}
+        known = dict(self._stored)  # other threads make segments meanwhile, and remove what came to nothing
+        stored = {number: each for number, each in known.items() if number in kept}
         state = msgspec.msgpack.encode(SharedManifest(manifest, stored))
         unnamed = kept - self._named
         self._named |= kept
@@ -147,12 +174,21 @@ class ObjectSegmentStore(FileSegmentStore):
             except OSError as error:
                 logger.warning("what was made of segment %d stays in the store for now: %s", number, error)
 
+    def _remove_others(self, numbers: set[int]) -> None:
+        try:
+            super()._remove_others(numbers)
+        except OSError as error:  # somebody still writes one for an earlier opening, and removes it then
+            logger.info("copies that are not needed stay for now: %s", error)
+
     def _verify(self, number: int) -> None:
         path = self._path(number)
         fetch_segment(self._store, self._prefix, self._stored[number], path, files=self._files)
-        damaged = fetch_indexes(self._store, self._indexes[number], path, files=self._files)
+        with self._lock:
+            indexes = list(self._indexes.get(number, ()))
+        damaged = fetch_indexes(self._store, indexes, path, files=self._files)
         if damaged:
-            self._indexes[number] = [each for each in self._indexes[number] if each.name not in damaged]
+            with self._lock:
+                self._indexes[number] = [each for each in indexes if each.name not in damaged]
             with suppress(OSError):  # they are not looked at again by this owner, whatever becomes of them
                 self._store.delete(damaged)  # now: the next one that is built may have the same name
 
@@ -195,18 +231,27 @@ class ObjectSegmentStore(FileSegmentStore):
 
 
 def copy_segments_ahead(
-    store: ObjectStore, prefix: str, folder: Path, *, files: Files, wanted: Callable[[], bool]
+    store: ObjectStore,
+    prefix: str,
+    folder: Path,
+    *,
+    files: Files,
+    admit: Callable[[int], bool],
+    wanted: Callable[[], bool],
 ) -> None:
     """Have in *folder* copies of the segments that the newest checkpoint of a shard names, with the indexes that there
     are of them, while they are *wanted*.
 
-    The shard is another process's, which may replace the segments meanwhile. Raises StoreCorrupt and OSError.
+    *admit* says whether there is room for so many bytes. The shard is another process's, which may replace the segments
+    meanwhile. Raises StoreCorrupt and OSError.
     """
     log = f"{prefix}/log"
     _, checkpoint = read_newest_checkpoint(store, log, list_frames(store, log))
     if not checkpoint.state:
         return
     shared = msgspec.msgpack.decode(checkpoint.state, type=SharedManifest)
+    if not admit(shared.nbytes):
+        return
     files.make_folder(folder / "segments")
     listed = list(store.list(f"{prefix}/segments"))
     for entry in shared.manifest.segments:

@@ -15,10 +15,12 @@ storage, which a cluster does not have, the vectors are read to the heap once, w
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -340,25 +342,37 @@ def _open_points(path: Path) -> Points | None:
 _environments: weakref.WeakValueDictionary[tuple[int, int], lmdb.Environment] = weakref.WeakValueDictionary()
 _environments_lock = threading.Lock()
 
+_LETTING_GO_ATTEMPTS = 200
+_LETTING_GO_SECONDS = 0.01
+"""Together more than it takes to close a file."""
+
 
 def _open_environment(path: Path) -> lmdb.Environment:
     """The environment of *path*. LMDB opens a file once in a process, and an earlier reader may have it open yet."""
-    status = path.stat()
-    file = status.st_dev, status.st_ino
-    with _environments_lock:
-        environment = _environments.get(file)
-        if environment is None:
-            environment = lmdb.open(
-                str(path),
-                map_size=max(status.st_size, _PAGE),
-                subdir=False,
-                readonly=True,
-                lock=False,
-                readahead=False,
-                max_dbs=2,
-            )
-            _environments[file] = environment
-        return environment
+    for attempt in itertools.count():
+        status = path.stat()
+        file = status.st_dev, status.st_ino
+        with _environments_lock:
+            environment = _environments.get(file)
+            try:
+                if environment is None:
+                    environment = lmdb.open(
+                        str(path),
+                        map_size=max(status.st_size, _PAGE),
+                        subdir=False,
+                        readonly=True,
+                        lock=False,
+                        readahead=False,
+                        max_dbs=2,
+                    )
+                    _environments[file] = environment
+                return environment
+            except lmdb.Error as error:
+                # Another thread lets go of it in this moment, or of one whose file is gone, and whose number this has.
+                if "already open" not in str(error) or attempt == _LETTING_GO_ATTEMPTS:
+                    raise
+        time.sleep(_LETTING_GO_SECONDS)
+    raise AssertionError("there is always another attempt")
 
 
 def _open_vectors(path: Path, dimension: int, storage: StorageType) -> Vectors:

@@ -71,12 +71,13 @@ class SharedStore:
         storage: StorageType,
         memory: MemoryAccount,
         files: Files,
-        succession: Succession | None,
+        succession: Succession | None = None,
         later: Later,
     ) -> tuple[ObjectSegmentStore, ObjectLog]:
         """Take over the shard of which *folder*, named as the shard is, holds copies; for *succession* see `ObjectLog`.
 
-        *later* has done what can wait. Raises StoreCorrupt, Fenced and OSError.
+        Nothing is fetched yet, and the folder need not be there. *later* has done what can wait. Raises StoreCorrupt,
+        Fenced and OSError.
         """
         prefix = _prefix(token, folder.name)
         garbage = Garbage(self._store, later=later)
@@ -120,12 +121,21 @@ class SharedStore:
         )
         return segments, LogTail(self._store, prefix)
 
-    def copy_ahead(self, folder: Path, token: str, *, files: Files, wanted: Callable[[], bool]) -> None:
-        """Copy the segments of a shard to *folder* without taking it over, while they are *wanted*.
+    def copy_ahead(
+        self,
+        folder: Path,
+        token: str,
+        *,
+        files: Files,
+        admit: Callable[[int], bool],
+        wanted: Callable[[], bool],
+    ) -> None:
+        """Copy the segments of a shard to *folder* without taking it over; see `copy_segments_ahead`.
 
         What is there when the shard is opened need not be fetched then. Raises StoreCorrupt and OSError.
         """
-        copy_segments_ahead(self._store, _prefix(token, folder.name), folder, files=files, wanted=wanted)
+        prefix = _prefix(token, folder.name)
+        copy_segments_ahead(self._store, prefix, folder, files=files, admit=admit, wanted=wanted)
 
     def purge(self, token: str, shards: Iterable[str]) -> None:
         """Remove the objects of a collection that the catalog has as deleted, and then its entry.

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.kube.eventually import eventually
 from vectorizer_engine.distributed import held_shards
-from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, NotHeld, ShardId
+from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, NotHeld, OpenShard, ShardId
 from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.errors import Fenced, StorageFailure, StoreClosed, StoreCorrupt
 
@@ -23,16 +24,16 @@ WRITER = b"w" * 16
 
 
 class FakeShard:
-    """In the place of a `Shard`; the truth about who has it is in the store."""
+    """In the place of a `Shard` and of the claim of its log; the truth about who has it is in the store."""
 
     def __init__(self, world: World, shard: ShardId) -> None:
         self.world = world
         self.shard = shard
         self.closed = False
 
+    writer = WRITER
+
     def confirm(self, *, within: float) -> None:
-        if self.closed:
-            raise StoreClosed("closed")
         if self.world.owner.get(self.shard) is not self:
             raise Fenced("taken")
 
@@ -47,6 +48,7 @@ class World:
 
     def __init__(self) -> None:
         self.owner: dict[ShardId, FakeShard] = {}
+        self.pool = ThreadPoolExecutor(1)
         self.opened: list[tuple[ShardId, bytes | None]] = []
         self.made: list[FakeShard] = []
         self.fails: Exception | None = None
@@ -65,7 +67,7 @@ class World:
         self.opened.append((shard, predecessor))
         self.owner[shard] = fake = FakeShard(self, shard)
         self.made.append(fake)
-        return HeldShard(fake, None, WRITER)  # type: ignore[arg-type]
+        return HeldShard(fake, OpenShard(fake, None), opening=self.pool)  # type: ignore[arg-type]
 
     def is_with_former(self, shard: ShardId) -> bool:
         return self.former_answers
@@ -142,7 +144,7 @@ def test_a_shard_of_a_deleted_collection_is_let_go_of_at_once(held: HeldShards, 
     get(held, ONE)
     want(held, gone=(ONE,))
     eventually(lambda: world.owner[ONE].closed)
-    assert not held.open_now()
+    assert not held.served_now()
 
 
 def test_requests_that_have_begun_are_finished_before_a_shard_is_closed(
@@ -346,7 +348,7 @@ class HeldMachine(RuleBasedStateMachine):
         eventually(lambda: self.held.waiting() == 0, seconds=10)
         assert all(self.held.serves(shard) for shard in self.wanted)
         self.held.close()
-        assert not self.held.open_now()
+        assert not self.held.served_now()
         assert self.held.leaving() == 0
         assert all(fake.closed for fake in self.world.made)
 
