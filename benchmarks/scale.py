@@ -7,8 +7,9 @@ searches over 8 shards on 3 pods against 1 pod, in turns (goal: 1 ms more at mos
 with their vectors takes; what clients see while 3 pods become
 5 and 3 again (goals: nothing fails, p99 at most twice that of the quiet run); and how long it takes from a kill -9
 until everything is served again, where the others are told at once: of shards that the pod alone had at hand (goal:
-10 s), and of shards that others read along (goal: 2 s); and what becomes of the index of a shard whose pod dies: it is
-there at once, and was built once.
+10 s), and of shards that others read along (goal: 2 s); what becomes of the index of a shard whose pod dies: it is
+there at once, and was built once; and what the first search of a parked shard costs, which is fetched from the store for
+it, against those that follow.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def main() -> None:
             take_over(three, vectors, copies=2)
             three.close()
             take_over_index(two, vectors)
+            two.close()
+            parked(Path(scratch) / "parked", vectors)
         finally:
             for pods in (alone, three, two):
                 pods.close()
@@ -199,6 +202,52 @@ def take_over(pods: Pods, vectors: np.ndarray, *, copies: int) -> None:
         f"after kill -9, {copies} at hand: read in full after {read:.2f} s, written after {wrote:.2f} s, "
         f"complete: {complete}"
     )
+
+
+def parked(folder: Path, vectors: np.ndarray, *, rounds: int = 10) -> None:
+    """Two collections of one shard each, on a volume that holds one of them: each search of the other one opens it."""
+    size = vectors.nbytes
+    store = {"url": f"file://{folder}/store", "max_copies_bytes": int(2.2 * size)}
+    pods = Pods(folder, 1, stores=[store])
+    try:
+        pods.launch()
+        pods.publish(0)
+        pods.wait_until_ready()
+        with pods[0].http() as http:
+            for name in ("docs", "other"):
+                params = {"vectors": {"size": vectors.shape[1], "distance": "Cosine"}, "shard_number": 1}
+                http.put(f"/collections/{name}", json=params).raise_for_status()
+                for first in range(0, len(vectors), BATCH):
+                    points = [
+                        {"id": first + row, "vector": vector.tolist()}
+                        for row, vector in enumerate(vectors[first : first + BATCH])
+                    ]
+                    http.put(
+                        f"/collections/{name}/points?wait=true", json={"points": points}
+                    ).raise_for_status()
+                eventually(lambda name=name: green(pods[0], name), seconds=300)  # type: ignore[misc]
+            cold: list[float] = []
+            warm: list[float] = []
+            for number in range(2 * rounds):
+                name = ("docs", "other")[number % 2]
+                eventually(lambda: metrics(pods[0])["vectorizer_shards_parked"] == 1, seconds=60)
+                before = metrics(pods[0])["vectorizer_shards_opened_again_total"]
+                for taken, row in ((cold, number), *((warm, 100 + each) for each in range(10))):
+                    query = {"query": vectors[row].tolist(), "limit": 10}
+                    began = time.perf_counter()
+                    http.post(f"/collections/{name}/points/query", json=query).raise_for_status()
+                    taken.append(time.perf_counter() - began)
+                assert metrics(pods[0])["vectorizer_shards_opened_again_total"] == before + 1
+        print(
+            f"a parked shard of {size / 1e6:.1f} MB: first search {1000 * np.percentile(cold, 50):.1f} ms at p50, "
+            f"{1000 * max(cold):.1f} at most; those that follow {1000 * np.percentile(warm, 50):.2f} ms"
+        )
+    finally:
+        pods.close()
+
+
+def green(engine: EngineProcess, name: str) -> bool:
+    return engine.client().get_collection(name).status == "green"
 
 
 def in_order(engine: EngineProcess) -> bool:
