@@ -8,8 +8,8 @@ with their vectors takes; what clients see while 3 pods become
 5 and 3 again (goals: nothing fails, p99 at most twice that of the quiet run); and how long it takes from a kill -9
 until everything is served again, where the others are told at once: of shards that the pod alone had at hand (goal:
 10 s), and of shards that others read along (goal: 2 s); what becomes of the index of a shard whose pod dies: it is
-there at once, and was built once; and what the first search of a parked shard costs, which is fetched from the store for
-it, against those that follow.
+there at once, and was built once; and what the first search of a parked shard costs, which is fetched for it from the
+store, against those that follow.
 """
 
 from __future__ import annotations

@@ -62,9 +62,9 @@ REPLACED_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
 """Between two attempts, unless a newer topology comes before."""
 
-OPEN_SECONDS = 3.0
+OPEN_SECONDS = 2.0
 """How long a shard that is being opened is waited for at a time, for the first time or again. Below `READ_SECONDS`, so
-that this is told in time."""
+that this is told in time, and below `SILENT_SECONDS`: who opens shards is not taken for frozen."""
 
 
 class Outcome(StrEnum):
