@@ -40,6 +40,7 @@ class Copies:
         self._root = root
         self._files = files
         self._free_share = free_share or _free_share
+        self._measuring = threading.Lock()
         # Guards the rest.
         self._lock = threading.Lock()
         self._sizes: dict[Path, int] = {}
@@ -58,12 +59,13 @@ class Copies:
 
     def measure(self, folder: Path) -> None:
         """Look at all files in *folder*, which have changed."""
-        size = _size(folder)
-        with self._lock:
-            if size:
-                self._sizes[folder] = size
-            else:
-                self._sizes.pop(folder, None)
+        with self._measuring:  # or who looked first could have the last word
+            size = _size(folder)
+            with self._lock:
+                if size:
+                    self._sizes[folder] = size
+                else:
+                    self._sizes.pop(folder, None)
 
     def expect(self, folder: Path, nbytes: int) -> None:
         """*folder* is about to have so much. Until `expect_no_more` it counts for that, if it does not have more."""

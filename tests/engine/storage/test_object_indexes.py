@@ -71,7 +71,9 @@ def test_whoever_fetches_a_segment_has_its_indexes_too(store: MemoryStore, tmp_p
     owner.segments.keep_index(segment.id, fields)
     next_owner = Pod(store, tmp_path / "next")
     assert ids(next_owner.opened) == [1, 2, 3]
-    copy_segments_ahead(store, PREFIX, tmp_path / "ahead", files=Files(), wanted=lambda: True)
+    copy_segments_ahead(
+        store, PREFIX, tmp_path / "ahead", files=Files(), admit=lambda nbytes: True, wanted=lambda: True
+    )
     for folder in (tmp_path / "next", tmp_path / "ahead"):
         fetched = place_at(folder, segment)
         assert fetched.read_bytes() == path.read_bytes()
