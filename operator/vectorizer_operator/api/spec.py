@@ -62,9 +62,8 @@ class StorageSection(Model):
     )
     size: Quantity = Field(
         "10Gi",
-        description="Size of each pod's volume. It can grow, and never shrink; growing restarts pods only with an "
-        "objectStore. It holds the vectors (4 bytes a dimension), their indexes, payloads and the log; with "
-        "an objectStore, copies of what was asked for last, up to three quarters of it.",
+        description="Size of each pod's volume. It can grow, which restarts nothing, and never shrink. It holds the "
+        "vectors (4 bytes a dimension), their indexes, payloads and the write-ahead log.",
     )
     storage_class_name: ShortText | None = Field(
         None,

@@ -16,9 +16,6 @@ CONFIG_FOLDER = "/etc/vectorizer"
 DATA_FOLDER = "/var/lib/vectorizer"
 TENANTS_FOLDER = "/etc/vectorizer-tenants"
 
-COPIES_PERCENT = 75
-"""Of the volume, for copies of shards. Merging writes new files before the old ones go."""
-
 
 def config_yaml(cluster: VectorizerCluster) -> str:
     """The configuration of the engine's pods.
@@ -56,9 +53,6 @@ def _object_store(storage: StorageSection) -> dict[str, Any]:
     if storage.object_store is None:
         return {}
     settings = storage.object_store.model_dump(include={"url", "endpoint", "region"}, exclude_none=True)
-    size = parse_quantity(storage.size)
-    if size is not None:
-        settings["max_copies_bytes"] = size * COPIES_PERCENT // 100
     return {"object_store": settings}
 
 

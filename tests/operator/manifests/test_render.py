@@ -172,18 +172,13 @@ def test_one_service_of_a_cluster_says_how_its_metrics_are_read() -> None:
 S3 = {"url": "s3://vectors/demo", "endpoint": "http://minio.storage.svc:9000", "region": "eu-central-1"}
 
 
-MEMBER = {"pod_name": "demo-0", "internal_key": "the key of the members"}
-"""What the container's environment says besides."""
-
-
 def stored(store: dict[str, Any], **spec: Any) -> dict[tuple[str, str], dict[str, Any]]:
     return children(storage={"objectStore": store}, **spec)
 
 
 def test_the_engine_is_told_where_its_object_store_is() -> None:
-    told = yaml.safe_load(config_yaml(cluster(storage={"objectStore": S3, "size": "8Gi"})))
-    config = parse_config({**told, "cluster": {**told["cluster"], **MEMBER}}).storage
-    assert config.object_store.model_dump() == {**S3, "max_copies_bytes": 6 * 1024**3}
+    config = parse_config(yaml.safe_load(config_yaml(cluster(storage={"objectStore": S3})))).storage
+    assert config.object_store.model_dump() == S3
     assert str(config.path) == "/var/lib/vectorizer"
     assert "object_store" not in config_yaml(cluster())
 
