@@ -78,7 +78,7 @@ class ObjectStoreConfig(Section):
         gt=0,
         description="How much storage.path may hold of a cluster's object store. Beyond it, shards that nobody has "
         "asked for longest are parked: closed, removed from the volume, and fetched again by the next request. Leave a "
-        "quarter of the volume free. Needs cluster.pod_name. Unset: all that is served here stays.",
+        "quarter of the volume free. Needs cluster.pod_name. Unset: three quarters of the volume.",
     )
 
 

@@ -67,14 +67,13 @@ def membership(store: DistributedStore) -> Iterable[Metric]:
             "For how long a shard that is read along has been behind what its owner told: of the one with the longest.",
             lag.seconds,
         ),
-    ):
-        yield GaugeMetricFamily(name, documentation, value)
-    if parking.limit_bytes is not None:
-        yield GaugeMetricFamily(
+        (
             "vectorizer_copies_limit_bytes",
             "What copies may take; shards are parked for it.",
             parking.limit_bytes,
-        )
+        ),
+    ):
+        yield GaugeMetricFamily(name, documentation, value)
     yield CounterMetricFamily(
         "vectorizer_shards_opened_again", "Times that a parked shard was opened.", parking.opened_again
     )

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 FREE_SHARE = 0.25
 """So much of the volume is to be free: what is served grows, and merging writes new files before the old ones go."""
 
+COPIES_SHARE = 1 - FREE_SHARE
+"""So much of the volume may be copies, where nothing else was said."""
+
 
 class Copies:
     """The folders ROOT/COLLECTION.TOKEN/shard-N. Any thread may call, and one at a time `make_room`."""
@@ -35,8 +38,11 @@ class Copies:
         limit: int | None = None,
         free_share: Callable[[Path], float] | None = None,
     ) -> None:
-        """*limit* is how many bytes there may be; *free_share* tells how much of a folder's volume is free, 0 to 1."""
-        self.limit = limit
+        """*limit* is how many bytes there may be; where it is not given, three quarters of the volume.
+
+        *free_share* tells how much of a folder's volume is free, 0 to 1.
+        """
+        self._limit = limit
         self._root = root
         self._files = files
         self._free_share = free_share or _free_share
@@ -46,6 +52,13 @@ class Copies:
         self._sizes: dict[Path, int] = {}
         self._expected: dict[Path, int] = {}
         """What folders will have that are being filled."""
+
+    @property
+    def limit(self) -> int:
+        """How many bytes there may be. A volume may grow meanwhile."""
+        if self._limit is not None:
+            return self._limit
+        return int(COPIES_SHARE * shutil.disk_usage(self._root).total)
 
     @property
     def nbytes(self) -> int:
@@ -84,8 +97,6 @@ class Copies:
 
     def excess(self, folder: Path | None = None, nbytes: int = 0) -> int:
         """By how much the limit is, or would be with *nbytes* in *folder*, exceeded. Not above 0: there is room."""
-        if self.limit is None:
-            return 0
         with self._lock:
             counted = self._sizes | {
                 each: max(size, self._sizes.get(each, 0)) for each, size in self._expected.items()

@@ -148,12 +148,12 @@ class Room:
 
     def _tell(self, folder: Path, nbytes: int) -> None:
         limit = self._copies.limit
-        assert limit is not None, "without a limit everything fits"
         if nbytes > limit and folder not in self._told:
             self._told.add(folder)
             logger.warning(
-                "the segments of %s are %d bytes, more than the %d that storage.object_store.max_copies_bytes allows "
-                "for all: they are fetched all the same; enlarge the volume, or give the collection more shards",
+                "the segments of %s are %d bytes, more than the %d that copies may take "
+                "(storage.object_store.max_copies_bytes, or three quarters of the volume): they are fetched all the "
+                "same; enlarge the volume, or give the collection more shards",
                 folder,
                 nbytes,
                 limit,

@@ -97,7 +97,7 @@ class Parking(NamedTuple):
     parked: int
     opened_again: int
     copies_bytes: int
-    limit_bytes: int | None
+    limit_bytes: int
 
 
 class DistributedStore:

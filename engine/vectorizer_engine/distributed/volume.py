@@ -51,7 +51,7 @@ class Volume:
         observe: Callable[[ShardId, int, int], None],
         index_kept: Callable[[ShardId], None],
     ) -> None:
-        """*most_bytes* is how much the copies may take, if there is a limit.
+        """*most_bytes* is how much the copies may take: see `Copies`.
 
         *is_used* says whether this member serves or reads a shard, or is about to; *givers* are the shards that may be
         closed to make room, as in `Room`. *observe* is told of each frame of the log of a shard that others read, with

@@ -1,6 +1,7 @@
 """What a member keeps of shards that it serves no more."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def copies(root: Path, *, room_for: int) -> Copies:
 
 def there(root: Path) -> list[str]:
     return sorted(str(folder.relative_to(root)) for folder in root.glob("*/shard-*"))
+
+
+def test_copies_may_take_three_quarters_of_the_volume_unless_something_else_was_said(root: Path) -> None:
+    assert Copies(root, files=Files()).limit == int(0.75 * shutil.disk_usage(root).total)
+    assert Copies(root, files=Files(), limit=1000).limit == 1000
 
 
 def test_copies_stay_as_long_as_there_is_room(root: Path) -> None:

@@ -116,7 +116,7 @@ def test_what_is_larger_than_the_limit_gets_all_the_room_there_is_and_is_named_o
     for _ in range(2):
         assert not world.take(3, 1000)
     assert world.there() == []
-    assert caplog.text.count("more than the 300 that storage.object_store.max_copies_bytes allows") == 1
+    assert caplog.text.count("more than the 300 that copies may take") == 1
 
 
 def test_what_is_being_fetched_counts_until_it_is_there(world: World) -> None:
