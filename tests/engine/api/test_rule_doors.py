@@ -47,7 +47,8 @@ MAKING = {"create_collection"}
 
 NOT_MAKING = {
     "open", "damaged", "delete_collection", "collection", "collections", "collections_of", "identity", "close",
-    "announced", "here", "is_needed", "lag", "leaving", "not_ready", "refresh", "release", "serves", "waiting",
+    "announced", "describe", "is_needed", "lag", "leaving", "not_ready", "parking", "refresh", "release", "serves",
+    "waiting",
 }  # fmt: skip
 
 

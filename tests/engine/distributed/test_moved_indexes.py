@@ -18,7 +18,7 @@ POINTS, DIMENSION = 5000, 8
 @pytest.fixture
 def pods(tmp_path: Path) -> Iterator[Pods]:
     """Two, of which the first has a collection of one shard, all of it indexed in the store."""
-    pods = Pods(tmp_path, 2)
+    pods = Pods(tmp_path, 2, covered=True)
     try:
         pods.launch()
         pods.publish(0, to=(0, 1))

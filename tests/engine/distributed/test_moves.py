@@ -18,7 +18,7 @@ POD_SECONDS = 20.0
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
-    pods = Pods(tmp_path_factory.mktemp("moves"), 5)
+    pods = Pods(tmp_path_factory.mktemp("moves"), 5, covered=True)
     try:
         yield pods
     finally:

@@ -36,7 +36,7 @@ VECTORS = np.random.default_rng(0).standard_normal((POINTS, DIMENSION)).astype(n
 def pods(tmp_path: Path) -> Iterator[Pods]:
     """Three, with collections of which not all fit on their volumes, and whose heads have been sealed."""
     store = {"url": f"file://{tmp_path}/store", "max_copies_bytes": LIMIT}
-    pods = Pods(tmp_path, 3, stores=[store] * 3)
+    pods = Pods(tmp_path, 3, stores=[store] * 3, covered=True)
     try:
         pods.launch()
         pods.publish(0, 1, 2)

@@ -58,7 +58,7 @@ def remote_shards(pods: Pods, number: int) -> set[int]:
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
-    pods = Pods(tmp_path_factory.mktemp("partial"), 2)
+    pods = Pods(tmp_path_factory.mktemp("partial"), 2, covered=True)
     try:
         pods.launch()
         pods.publish(0, 1)

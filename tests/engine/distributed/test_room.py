@@ -135,12 +135,3 @@ def test_what_has_grown_is_noticed_and_room_is_made(world: World) -> None:
     (folder / "index").write_bytes(bytes(50))
     world.room.changed(folder)
     eventually(lambda: world.there() == [1, 2])
-
-
-def test_without_a_limit_nothing_is_closed(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    world.copies.limit = None
-    world.own(0)
-    assert world.take(1, 10_000)
-    assert world.there() == [0]
-    world.room.close()
