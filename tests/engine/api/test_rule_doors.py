@@ -54,7 +54,9 @@ NOT_MAKING = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with running_engine(tmp_path_factory.mktemp("cluster"), {"cluster": {"enabled": True}}) as engine:
+    with running_engine(
+        tmp_path_factory.mktemp("cluster"), {"cluster": {"enabled": True}}, covered=True
+    ) as engine:
         with engine.http() as http:
             http.put("/collections/there", json={"vectors": VECTORS}).raise_for_status()
         yield engine

@@ -142,7 +142,7 @@ def errors_in(log: str) -> list[str]:
 
 
 def test_a_taken_port_exits_with_one_clear_line(make_engine: StartEngine) -> None:
-    engine = make_engine()
+    engine = make_engine(covered=True)
     with socket.create_server(("127.0.0.1", engine.port)):
         engine.launch()
         status = engine.wait()
@@ -153,7 +153,7 @@ def test_a_taken_port_exits_with_one_clear_line(make_engine: StartEngine) -> Non
 
 
 def test_an_address_of_another_machine_is_refused_with_a_hint(make_engine: StartEngine) -> None:
-    engine = make_engine({"server": {"host": "192.0.2.1"}})
+    engine = make_engine({"server": {"host": "192.0.2.1"}}, covered=True)
     engine.launch()
     assert engine.wait() == 1
     assert "check server.host" in engine.log
@@ -161,7 +161,7 @@ def test_an_address_of_another_machine_is_refused_with_a_hint(make_engine: Start
 
 def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path, make_engine: StartEngine) -> None:
     (tmp_path / "file").write_text("")
-    engine = make_engine({"storage": {"path": str(tmp_path / "file" / "data")}})
+    engine = make_engine({"storage": {"path": str(tmp_path / "file" / "data")}}, covered=True)
     engine.launch()
     assert engine.wait() == 1
     [error] = errors_in(engine.log)
@@ -170,7 +170,7 @@ def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path, make_engin
 
 def test_a_locked_data_folder_is_refused(make_engine: StartEngine) -> None:
     first = make_engine().start()
-    second = make_engine({"storage": {"path": str(first.data)}})
+    second = make_engine({"storage": {"path": str(first.data)}}, covered=True)
     second.launch()
     assert second.wait() == 1
     assert str(first.data) in second.log.splitlines()[-1]

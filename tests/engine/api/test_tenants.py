@@ -50,7 +50,7 @@ def as_caller(engine: EngineProcess, key: str) -> httpx.Client:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     folder = tmp_path_factory.mktemp("tenants")
-    engine = EngineProcess(folder, with_tenants(folder))
+    engine = EngineProcess(folder, with_tenants(folder), covered=True)
     try:
         engine.launch()
         engine.wait_until(lambda: engine.answers("/readyz"), "ready")
@@ -303,7 +303,7 @@ def test_the_data_of_a_tenant_that_is_taken_away_is_kept_and_out_of_reach(
     make_engine: StartEngine, tmp_path: Path
 ) -> None:
     config = with_tenants(tmp_path / "keys")
-    engine = make_engine(config).start()
+    engine = make_engine(config, covered=True).start()
     with as_caller(engine, "acme-key") as acme:
         fill(acme, "docs", 10)
     engine.kill()

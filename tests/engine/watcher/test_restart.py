@@ -101,7 +101,7 @@ def test_a_cluster_never_starts_a_file_watcher(
     tmp_path: Path, make_engine: StartEngine, arguments: tuple[str, ...]
 ) -> None:
     config = {**watching(tmp_path), "cluster": {"enabled": True}}
-    engine = make_engine(config, arguments=arguments)
+    engine = make_engine(config, arguments=arguments, covered=True)
     if arguments:
         inbox = Inbox(engine.start(), tmp_path)
         (inbox.create("docs") / "a.jsonl").write_text(line(1))
