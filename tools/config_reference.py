@@ -41,7 +41,6 @@ _FROM_SPEC = {
     "storage.object_store.url": "`spec.storage.objectStore.url`",
     "storage.object_store.endpoint": "`spec.storage.objectStore.endpoint`",
     "storage.object_store.region": "`spec.storage.objectStore.region`",
-    "storage.object_store.max_copies_bytes": "unset: three quarters of the volume, also while it grows",
     "cluster.enabled": "always true",
     "cluster.max_cache_memory_bytes": "`spec.cluster.maxCacheMemory`",
     "cluster.enforce_mmap_storage": "`spec.cluster.enforceMmapStorage`",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from itertools import count
@@ -26,7 +26,6 @@ from vectorizer_engine.distributed.held_shards import HeldShards
 from vectorizer_engine.distributed.messages import (
     READ_PATH,
     WRITE_PATH,
-    Done,
     Job,
     Request,
     decode_request,
@@ -36,19 +35,15 @@ from vectorizer_engine.distributed.messages import (
 from vectorizer_engine.distributed.operations import Operation
 from vectorizer_engine.distributed.partial import Partial
 from vectorizer_engine.distributed.peers import Asked, NotAnswered, NotSent, Peers
-from vectorizer_engine.distributed.performing import Performer, merged_result
+from vectorizer_engine.distributed.performing import Performer
+from vectorizer_engine.distributed.question import Question
 from vectorizer_engine.distributed.silence import Silence, TooManyWait
 from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
 from vectorizer_engine.errors import (
     AnsweredElsewhere,
     CollectionGone,
     EngineError,
-    ShardsUnavailable,
-    WriteInDoubt,
 )
-
-PATIENCE = 10.0
-"""So long a request waits for shards that move, in seconds."""
 
 READ_SECONDS = 5.0
 """How long a member may take to answer a read; then it may be gone, and is asked again, or whoever replaces it."""
@@ -135,75 +130,39 @@ class Router:
         ShardsUnavailable that names the shards, WriteInDoubt, CollectionGone, AnsweredElsewhere, and what the
         operations raise here.
         """
-        operation = next(iter(operations.values()))
-        pending = dict(operations)
-        if partial is not None:
-            pending = {shard: each for shard, each in pending.items() if shard not in partial.missing}
-        if not pending:
-            return operation.merge([])
-        to_former: set[int] = set()
-        results: list[Any] = []
-        why: dict[int, str] = {}
-        patience = PATIENCE if partial is None else partial.seconds
-        deadline = time.monotonic() + patience
+        question = Question(token, name, operations, copies=copies, partial=partial)
+        if not question.pending:
+            return question.operation.merge([])
         for attempt in count(random.randrange(copies)):
             topology = self._topology.current
-            asked = self._choose(token, topology, pending, to_former, copies, attempt)
-            to_former = set()
-            turn = min(deadline, time.monotonic() + patience / copies)
-            crowded: set[int] = set()
             with ExitStack() as waits:
-                answers = self._round(token, topology, asked, why, to_former, crowded, turn, partial, waits)
-            for done in answers:
-                results.append(done.result)
-                for shard in done.shards:
-                    del pending[shard]
-            if copies == 1 and crowded:
-                if partial is None:
-                    raise _unavailable(name, {shard: why[shard] for shard in crowded})
-                partial.missing.update((shard, why[shard]) for shard in crowded)
-            if partial is not None:
-                for shard in pending.keys() & partial.missing:
-                    del pending[shard]
-            if not pending and results:
-                return merged_result(operation, results)
-            missing = {shard: why.get(shard, "it is moving") for shard in pending}
-            if not topology.members:
-                raise _unavailable(
-                    name, dict.fromkeys(pending, "no member is known that could serve it"), patience
-                )
-            if not pending or time.monotonic() >= deadline:
-                if partial is not None:
-                    partial.missing.update(missing)
-                    if results:
-                        return merged_result(operation, results)
-                    missing = partial.missing
-                raise _unavailable(name, missing, patience)
-            if not to_former and attempt % copies == 0:
+                self._round(question, topology, self._choose(question, topology, attempt), waits)
+            if copies == 1 and question.crowded:
+                question.wait_for_none_of_the_crowded()
+            if not topology.members and not question.is_answered:
+                raise question.unavailable("no member is known that could serve it")
+            if question.is_answered or question.is_over:
+                return question.answer()
+            if not question.to_former and attempt % copies == 0:
                 self._gossip.look()
                 self._topology.wait_for_newer(topology.version, seconds=PAUSE_SECONDS)
         raise AssertionError("there is always another attempt")
 
     def _choose(
-        self,
-        token: str,
-        topology: Topology,
-        pending: Mapping[int, Operation],
-        to_former: set[int],
-        copies: int,
-        attempt: int,
+        self, question: Question, topology: Topology, attempt: int
     ) -> dict[Member | None, dict[int, Operation]]:
-        """Whom to ask for which shards; None is this member. Shards *to_former* are still with their former owner.
+        """Whom to ask for which shards; None is this member.
 
-        Of several *copies* the one that is here is asked first, then one after the other.
+        Of several copies the one that is here is asked first, then one after the other.
         """
+        token, copies = question.token, question.copies
         asked: dict[Member | None, dict[int, Operation]] = {}
-        for shard, operation in pending.items():
+        for shard, operation in question.pending.items():
             members = topology.copies(token, shard, copies)
             if not members:
                 continue
             member = members[attempt % len(members)]
-            if shard in to_former:
+            if shard in question.to_former:
                 member = topology.former_owner(token, shard) or member
             is_here = member.name == self._name or self._held.serves(ShardId(token, shard))
             is_here = is_here or (copies > 1 and self._followed.find(ShardId(token, shard)) is not None)
@@ -212,23 +171,13 @@ class Router:
 
     def _round(
         self,
-        token: str,
+        question: Question,
         topology: Topology,
         asked: Mapping[Member | None, dict[int, Operation]],
-        why: dict[int, str],
-        to_former: set[int],
-        crowded: set[int],
-        deadline: float,
-        partial: Partial | None,
         waits: ExitStack,
-    ) -> list[Done]:
-        """Ask each member once. Of what was not done, the reason is left in *why*.
-
-        Of what cannot be done it is left in *partial*, where that is allowed. Added to *crowded* are shards of members
-        that do not answer, and for which enough others wait; in *waits* is who waits for which member.
-
-        Added *to_former* are shards that their new owner has not got yet, or that cannot be asked.
-        """
+    ) -> None:
+        """Ask each member once, and note in *question* what became of it. In *waits* is who waits for which member."""
+        question.to_former, question.crowded = set(), set()
         failure: EngineError | None = None
         under_way: list[_UnderWay] = []
         for member, operations in asked.items():
@@ -237,115 +186,110 @@ class Router:
             try:
                 waits.enter_context(self._silence.waiting_for(member.name))
             except TooManyWait as error:
-                why.update(dict.fromkeys(operations, str(error)))
-                crowded.update(operations)
+                question.put_off(operations, str(error))
+                question.crowded.update(operations)
                 continue
             began = time.monotonic()
             try:
-                sent = self._send(member, token, topology.version, operations, deadline, partial)
+                sent = self._send(question, member, topology, operations)
                 under_way.append(_UnderWay(member, operations, sent, began))
             except NotSent as error:
                 self._silence.heard(member.name)
                 self._note(Outcome.UNREACHABLE, began)
-                why.update(dict.fromkeys(operations, f"{member.name} cannot be reached ({error})"))
-                to_former.update(
-                    shard for shard in operations if _is_with(member, topology.owner(token, shard))
+                question.put_off(operations, f"{member.name} cannot be reached ({error})")
+                question.to_former.update(
+                    shard for shard in operations if _is_with(member, topology.owner(question.token, shard))
                 )
             except NotAnswered as error:
                 self._silence.heard(member.name)
                 self._note(Outcome.UNANSWERED, began)
-                failure = _not_answered(operations, error, why)
-        done: list[Done] = []
+                failure = question.in_doubt(operations, str(error))
         if mine := asked.get(None):
             try:
-                opened_by = min(deadline, time.monotonic() + OPEN_SECONDS)
-                local = self._performer.perform(token, _jobs(mine), opened_by, partial=partial is not None)
-                done = local.done
-                if partial is not None:
-                    partial.missing.update(local.failed)
-                to_former.update(local.with_former)
-                why.update(dict.fromkeys(local.moved + local.with_former, "it is being opened"))
+                self._perform(question, mine)
             except EngineError as error:
                 failure = failure or error
         for each in under_way:  # all answers are read, also after one that is an error
             try:
-                done += self._answered(token, topology, each, why, to_former, partial)
+                self._take_answer(question, topology, each)
             except EngineError as error:
                 failure = failure or error
         if failure is not None:
             raise failure
-        return done
+
+    def _perform(self, question: Question, operations: dict[int, Operation]) -> None:
+        """Ask this member."""
+        is_partial = question.partial is not None
+        opened_by = min(self._turn(question), time.monotonic() + OPEN_SECONDS)
+        response = self._performer.perform(question.token, _jobs(operations), opened_by, partial=is_partial)
+        if is_partial:
+            question.go_without(response.failed)
+        question.to_former.update(response.with_former)
+        question.put_off(response.moved + response.with_former, "it is being opened")
+        for done in response.done:
+            question.answered(done.shards, done.result)
 
     def _send(
-        self,
-        member: Member,
-        token: str,
-        version: int,
-        operations: Mapping[int, Operation],
-        deadline: float,
-        partial: Partial | None,
+        self, question: Question, member: Member, topology: Topology, operations: Mapping[int, Operation]
     ) -> Asked:
-        writes = next(iter(operations.values())).writes
-        body = msgspec.msgpack.encode(Request(token, version, _jobs(operations), partial is not None))
-        path, seconds = (WRITE_PATH, WRITE_SECONDS) if writes else (READ_PATH, READ_SECONDS)
-        if partial is not None:
-            seconds = min(seconds, max(PAUSE_SECONDS, deadline - time.monotonic()))
-        return self._peers.send(member, "POST", path, body, seconds=seconds)
+        is_partial = question.partial is not None
+        request = Request(question.token, topology.version, _jobs(operations), is_partial)
+        path, seconds = (WRITE_PATH, WRITE_SECONDS) if question.writes else (READ_PATH, READ_SECONDS)
+        if is_partial:
+            seconds = min(seconds, max(PAUSE_SECONDS, self._turn(question) - time.monotonic()))
+        return self._peers.send(member, "POST", path, msgspec.msgpack.encode(request), seconds=seconds)
 
-    def _answered(
-        self,
-        token: str,
-        topology: Topology,
-        under_way: _UnderWay,
-        why: dict[int, str],
-        to_former: set[int],
-        partial: Partial | None,
-    ) -> list[Done]:
+    def _take_answer(self, question: Question, topology: Topology, under_way: _UnderWay) -> None:
         member, operations, asked, began = under_way
         try:
-            answer = asked.answer(within=self._patience_with(member, token, topology, operations))
+            answer = asked.answer(within=self._patience_with(member, question, topology, operations))
         except NotAnswered as error:
             self._note(Outcome.UNANSWERED, began)
-            if failure := _not_answered(operations, error, why):
+            if failure := question.in_doubt(operations, str(error)):
                 raise failure from None
-            return []
+            return
         self._silence.heard(member.name)
         if answer.status != 200:
             self._note(Outcome.REFUSED, began)
         if answer.status == 503:
-            why.update(dict.fromkeys(operations, f"{member.name} is starting or stopping"))
-            return []
+            question.put_off(operations, f"{member.name} is starting or stopping")
+            return
         if answer.status == 410:
-            raise CollectionGone(token)
-        if answer.status != 200 and partial is not None and answer.status >= 500:
-            why.update(dict.fromkeys(operations, f"{member.name} answers with status {answer.status}"))
-            return []
+            raise CollectionGone(question.token)
+        if answer.status != 200 and question.partial is not None and answer.status >= 500:
+            question.put_off(operations, f"{member.name} answers with status {answer.status}")
+            return
         if answer.status != 200:
             raise AnsweredElsewhere(answer.status, msgspec.json.decode(answer.body))
         response = response_decoder.decode(answer.body)
         self._note(Outcome.MOVED if response.moved or response.with_former else Outcome.DONE, began)
         self._gossip.heard(member, response.version)
-        if partial is not None:
-            partial.missing.update(response.failed)
-        result = next(iter(operations.values())).result
-        to_former.update(response.with_former)
-        why.update(
-            dict.fromkeys(response.moved + response.with_former, f"{member.name} does not serve it yet")
-        )
-        return [Done(done.shards, msgspec.msgpack.decode(done.result, type=result)) for done in response.done]
+        if question.partial is not None:
+            question.go_without(response.failed)
+        question.to_former.update(response.with_former)
+        question.put_off(response.moved + response.with_former, f"{member.name} does not serve it yet")
+        for done in response.done:
+            question.answered(
+                done.shards, msgspec.msgpack.decode(done.result, type=question.operation.result)
+            )
+
+    @staticmethod
+    def _turn(question: Question) -> float:
+        """Until when one of several copies is waited for."""
+        return min(question.deadline, time.monotonic() + question.patience / question.copies)
 
     def _note(self, outcome: Outcome, began: float) -> None:
         if self._observe is not None:
             self._observe(outcome, time.monotonic() - began)
 
     def _patience_with(
-        self, member: Member, token: str, topology: Topology, operations: Mapping[int, Operation]
+        self, member: Member, question: Question, topology: Topology, operations: Mapping[int, Operation]
     ) -> Callable[[], float]:
         """How many seconds *member* may still take: few, where others are known to serve its shards, or to be about to.
 
         A frozen member would keep everybody waiting otherwise.
         """
-        writes = next(iter(operations.values())).writes
+        token, writes = question.token, question.writes
         known_since: float | None = None
 
         def left() -> float:
@@ -388,37 +332,9 @@ def _is_with(member: Member, owner: Member | None) -> bool:
     return owner is not None and owner.name == member.name
 
 
-def _not_answered(
-    operations: Mapping[int, Operation], error: NotAnswered, why: dict[int, str]
-) -> WriteInDoubt | None:
-    """What to say of a write, which may have been carried out. A read can be repeated."""
-    why.update(dict.fromkeys(operations, str(error)))
-    if not next(iter(operations.values())).writes:
-        return None
-    return WriteInDoubt(
-        f"{error}: whether it wrote to shards {_listed(operations)} is not known; send the write again"
-    )
-
-
 def _jobs(operations: Mapping[int, Operation]) -> list[Job]:
     """Shards that have the same to do are told together."""
     jobs: dict[int, Job] = {}
     for shard, operation in operations.items():
         jobs.setdefault(id(operation), Job([], operation)).shards.append(shard)  # type: ignore[arg-type]
     return list(jobs.values())
-
-
-def _listed(shards: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(shards)))
-
-
-def _unavailable(name: str, why: Mapping[int, str], patience: float | None = None) -> ShardsUnavailable:
-    reasons = dict.fromkeys(why.values())
-    told = "; ".join(
-        f"shards {_listed(shard for shard, each in why.items() if each == reason)}: {reason}"
-        for reason in reasons
-    )
-    within = "" if patience is None else f" within {patience:g} s"
-    return ShardsUnavailable(
-        f"collection '{name}' cannot be served in full{within}: {told}; send the request again"
-    )

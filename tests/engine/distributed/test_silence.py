@@ -14,7 +14,7 @@ from tests.engine.distributed.test_partial import POINTS, SHARDS, ask, missing, 
 from tests.engine.storage.test_object_log import Clock
 from vectorizer_engine.api.app import WAITERS
 from vectorizer_engine.distributed.operations import shard_of
-from vectorizer_engine.distributed.router import PATIENCE
+from vectorizer_engine.distributed.question import PATIENCE
 from vectorizer_engine.distributed.silence import MOST_WAITING, SILENT_SECONDS, Silence, TooManyWait
 from vectorizer_engine.storage.keys import encode_id
 
