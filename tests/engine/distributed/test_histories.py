@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.engine.distributed.history import ABSENT, History, Operation
 from tests.engine.distributed.pods import Pods
@@ -85,6 +86,7 @@ class Nemesis:
         time.sleep(self._chosen.uniform(0.3, 1.6))
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_every_point_is_a_register_whatever_happens_to_the_pods(tmp_path: Path) -> None:
     chosen = random.Random(SEED)
     # What is asked of them is speed, and most of them are killed: their coverage is not measured.
