@@ -35,7 +35,6 @@ LOOK_SECONDS = 0.5
 MOST_KNOWN = 10_000
 """Of so many frames that were announced and not read yet the sizes are kept; then the log is listed instead."""
 
-
 PUT_ASIDE_SECONDS = 2.0
 """How long it is waited for a reader that is to be closed to make room. It stays open then."""
 

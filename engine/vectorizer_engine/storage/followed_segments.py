@@ -19,7 +19,7 @@ from vectorizer_engine.storage.segment_folder import SegmentFolder
 
 
 class FollowedSegments(SegmentFolder):
-    """Segments below *prefix* in *store*, copied to *folder*. One thread at a time may `follow`."""
+    """Segments below *prefix* in *store*, copied to *folder*. One thread at a time may `open`."""
 
     def __init__(
         self,
@@ -49,18 +49,16 @@ class FollowedSegments(SegmentFolder):
         """
         shared = _decode(state)
         opened: list[tuple[Segment, LiveMask]] = []
-        listed = repeated(lambda: list(self._store.list(self._prefix)))
         for entry in shared.manifest.segments:
             # A number is that of one segment for ever, once a checkpoint has named it.
             segment = self._opened.get(entry.id)
-            stored, path = shared.stored[entry.id], self._path(entry.id)
             if segment is None:
+                stored, path = shared.stored[entry.id], self._path(entry.id)
                 fetch_segment(self._store, self._prefix, stored, path, files=self._files)
-            fetch_indexes(self._store, indexes_of(stored, listed), path, files=self._files)
-            if segment is None:
                 segment = self._opened[entry.id] = self._open(entry.id)
             opened.append((segment, LiveMask.from_deleted(entry.deleted, segment.count)))
         self.manifest, self._stored = shared.manifest, shared.stored
+        self.fetch_indexes()
         return opened
 
     def fetch_indexes(self) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vectorizer_engine.errors import StoreCorrupt
-from vectorizer_engine.storage.object_frame import Checkpoint, Frame, decode_checkpoint, decode_frame
+from vectorizer_engine.storage.object_frame import (
+    NO_CHECKPOINT,
+    Checkpoint,
+    Frame,
+    decode_checkpoint,
+    decode_frame,
+)
 from vectorizer_engine.storage.object_store import ObjectStore
 
 
@@ -44,5 +50,5 @@ def read_newest_checkpoint(
         raise no_frames(prefix)
     number = read_frame(store, prefix, max(sizes)).newest_checkpoint
     if number == 0:
-        return 0, Checkpoint(0, 1, (), b"")
+        return 0, NO_CHECKPOINT
     return number, decode_checkpoint(read_frame(store, prefix, number))

@@ -69,6 +69,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     state: bytes
 
 
+NO_CHECKPOINT = Checkpoint(0, 1, (), b"")
+"""In the place of the last one, where there was none yet."""
+
+
 def encode_frame(frame: Frame) -> bytes:
     header = _HEADER.pack(frame.kind, frame.number, frame.first, frame.count, frame.checkpoint, frame.writer)
     checksum = google_crc32c.extend(google_crc32c.value(header), frame.body)

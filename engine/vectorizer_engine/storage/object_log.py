@@ -19,6 +19,7 @@ from vectorizer_engine.storage.garbage import Garbage
 from vectorizer_engine.storage.log import InDoubt, Record
 from vectorizer_engine.storage.log_objects import frame_name, list_frames, no_frames, read_frame
 from vectorizer_engine.storage.object_frame import (
+    NO_CHECKPOINT,
     Checkpoint,
     Frame,
     Kind,
@@ -108,7 +109,7 @@ class ObjectLog:
         self._sleep = sleep
         self._next_frame, self._next_record = claim.number + 1, claim.first
         self._last_checkpoint = claim.checkpoint
-        self._checkpoint = Checkpoint(0, 1, (), b"")
+        self._checkpoint = NO_CHECKPOINT
         if claim.checkpoint:
             self._checkpoint = decode_checkpoint(self._read(claim.checkpoint))
         self._start = self._rolled_at = self._checkpoint.start
