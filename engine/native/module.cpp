@@ -46,6 +46,17 @@ private:
     bool held_ = false;
 };
 
+PyObject* allocate_object(PyTypeObject* type) {
+    return reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+}
+
+// Of a type that is made from a specification, which its objects hold.
+void free_object(PyObject* self) {
+    PyTypeObject* type = Py_TYPE(self);
+    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
 // --- Graph ---------------------------------------------------------------------------------------------------------
 
 struct GraphObject {
@@ -61,9 +72,7 @@ void graph_dealloc(PyObject* self) {
     delete object->graph;
     delete object->body;
     delete object->vectors;
-    PyTypeObject* type = Py_TYPE(self);
-    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 PyObject* graph_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
@@ -81,7 +90,7 @@ PyObject* graph_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
         PyErr_SetString(PyExc_ValueError, "there are no so many vectors");
         return nullptr;
     }
-    PyObject* self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    PyObject* self = allocate_object(type);
     if (self == nullptr) return nullptr;
     auto* object = reinterpret_cast<GraphObject*>(self);
     object->graph = nullptr;
@@ -176,15 +185,13 @@ void points_dealloc(PyObject* self) {
     auto* object = reinterpret_cast<PointsObject*>(self);
     delete object->points;
     delete object->file;
-    PyTypeObject* type = Py_TYPE(self);
-    reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
+    free_object(self);
 }
 
 PyObject* points_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     PyObject* file;
     if (!PyArg_ParseTuple(arguments, "O", &file)) return nullptr;
-    PyObject* self = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    PyObject* self = allocate_object(type);
     if (self == nullptr) return nullptr;
     auto* object = reinterpret_cast<PointsObject*>(self);
     object->file = new (std::nothrow) Buffer();

@@ -494,9 +494,12 @@ class SharedCollectionMachine(CollectionMachine):
         self.disk = ForgetfulDisk()
         (self.root / "0").mkdir()
         self.disk.sync_folder(self.root / "0")
+        self.create()
+        self.model = {}
+
+    def create(self) -> None:
         self.store = open_shared(self.data, self.folder / "objects", files=self.disk)
         self.collection = self.store.create_collection("c", params())
-        self.model = {}
 
     @property
     def data(self) -> Path:

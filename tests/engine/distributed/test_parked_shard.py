@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import rule
 
 from tests.engine.collection.model import RESTLESS, MiB, assert_same, everything, params, vectors_of
 from tests.engine.collection.test_collection import settled
 from tests.engine.collection.test_shared_store import SharedCollectionMachine, fill, ids
-from tests.engine.disks import ForgetfulDisk
 from tests.kube.eventually import eventually
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.collection.collection import Collection
@@ -216,14 +213,20 @@ def test_several_requests_open_a_parked_shard_once(member: Member) -> None:
     assert member.volume.opened_again == 1
 
 
+def held_up(member: Member, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The shard is opened again once this is set."""
+    may_open = threading.Event()
+    open_ = member.held._claim.open
+    monkeypatch.setattr(member.held._claim, "open", lambda: (may_open.wait(20), open_())[1])
+    return may_open
+
+
 def test_who_does_not_wait_any_longer_is_told_and_the_next_one_finds_it_open(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(member.collection, 0, 10)
     assert member.park()
-    may_open = threading.Event()
-    open_ = member.held._claim.open
-    monkeypatch.setattr(member.held._claim, "open", lambda: (may_open.wait(20), open_())[1])
+    may_open = held_up(member, monkeypatch)
     with pytest.raises(NotHeld), member.held.used(deadline=time.monotonic()):
         pass
     may_open.set()
@@ -235,9 +238,7 @@ def test_a_parked_shard_is_closed_without_being_opened_and_a_request_that_waits_
 ) -> None:
     fill(member.collection, 0, 10)
     assert member.park()
-    may_open = threading.Event()
-    open_ = member.held._claim.open
-    monkeypatch.setattr(member.held._claim, "open", lambda: (may_open.wait(20), open_())[1])
+    may_open = held_up(member, monkeypatch)
     with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(lambda: member.collection.count())
         eventually(lambda: member.held._users == 1)
@@ -370,17 +371,9 @@ def test_a_merge_that_runs_on_while_a_shard_is_parked_and_opened_again_spoils_no
 class ParkingMachine(SharedCollectionMachine):
     """The machine of shared collections, whose shard is parked again and again."""
 
-    @initialize(seed=st.integers(0, 2**32))
-    def start(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.root = Path(tempfile.mkdtemp())
-        self.life = 0
-        self.disk = ForgetfulDisk()
-        (self.root / "0").mkdir()
-        self.disk.sync_folder(self.root / "0")
-        self.member = Member(self.data, self.folder / "objects", files=self.disk)
+    def create(self) -> None:
+        self.member = Member(self.data, self.objects, files=self.disk)
         self.member.create_collection("c", params())
-        self.model = {}
 
     @property
     def store(self) -> Member:  # type: ignore[override]
