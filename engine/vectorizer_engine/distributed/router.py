@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from itertools import count
@@ -197,16 +197,17 @@ class Router:
                 self._silence.heard(member.name)
                 self._note(Outcome.UNREACHABLE, began)
                 question.put_off(operations, f"{member.name} cannot be reached ({error})")
-                question.to_former.update(
+                owned = (
                     shard for shard in operations if _is_with(member, topology.owner(question.token, shard))
                 )
+                self._turn_to_former(question, topology, owned)
             except NotAnswered as error:
                 self._silence.heard(member.name)
                 self._note(Outcome.UNANSWERED, began)
                 failure = question.in_doubt(operations, str(error))
         if mine := asked.get(None):
             try:
-                self._perform(question, mine)
+                self._perform(question, topology, mine)
             except EngineError as error:
                 failure = failure or error
         for each in under_way:  # all answers are read, also after one that is an error
@@ -217,14 +218,14 @@ class Router:
         if failure is not None:
             raise failure
 
-    def _perform(self, question: Question, operations: dict[int, Operation]) -> None:
+    def _perform(self, question: Question, topology: Topology, operations: dict[int, Operation]) -> None:
         """Ask this member."""
         is_partial = question.partial is not None
         opened_by = min(self._turn(question), time.monotonic() + OPEN_SECONDS)
         response = self._performer.perform(question.token, _jobs(operations), opened_by, partial=is_partial)
         if is_partial:
             question.go_without(response.failed)
-        question.to_former.update(response.with_former)
+        self._turn_to_former(question, topology, response.with_former)
         question.put_off(response.moved + response.with_former, "it is being opened")
         for done in response.done:
             question.answered(done.shards, done.result)
@@ -266,12 +267,19 @@ class Router:
         self._gossip.heard(member, response.version)
         if question.partial is not None:
             question.go_without(response.failed)
-        question.to_former.update(response.with_former)
+        self._turn_to_former(question, topology, response.with_former)
         question.put_off(response.moved + response.with_former, f"{member.name} does not serve it yet")
         for done in response.done:
             question.answered(
                 done.shards, msgspec.msgpack.decode(done.result, type=question.operation.result)
             )
+
+    @staticmethod
+    def _turn_to_former(question: Question, topology: Topology, shards: Iterable[int]) -> None:
+        """Ask next, and at once, who served them before. Where that is nobody else, there is nothing to hurry for."""
+        question.to_former.update(
+            shard for shard in shards if topology.former_owner(question.token, shard) is not None
+        )
 
     @staticmethod
     def _turn(question: Question) -> float:

@@ -97,6 +97,8 @@ def test_any_copy_answers_where_owners_are_away_and_the_owners_alone_otherwise(p
         answer = http.post("/collections/docs/points/scroll", json={"limit": 100})
     assert answer.status_code == 503
     assert "pod-1 cannot be reached" in answer.json()["status"]["error"]
+    # It tried again all the while, with rests between.
+    assert 10 < metrics(pods[0])["vectorizer_member_request_duration_seconds_count unreachable"] < 200
 
 
 def test_a_frozen_owner_keeps_nobody_from_reading_a_copy(pods: Pods) -> None:
