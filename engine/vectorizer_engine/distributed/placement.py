@@ -48,11 +48,14 @@ def _groups(members: Sequence[str]) -> list[tuple[int, Sequence[str]]]:
 
 
 def _crowding(token: str, shards: int, groups: Sequence[tuple[int, Sequence[str]]]) -> int:
-    """How many shards more than need be the fullest member of each group has, altogether."""
+    """How far from even the fullest and the emptiest member of each group are, in shards, altogether."""
     names = {name for _, members in groups for name in members}
     weights = [{name: weight(name, token, shard) for name in names} for shard in range(shards)]
     crowding = 0
     for importance, members in groups:
         owned = Counter(max(members, key=each.__getitem__) for each in weights)
-        crowding += importance * (max(owned.values()) - -(-shards // len(members)))
+        counts = [owned[member] for member in members]
+        too_many = max(counts) - -(-shards // len(members))
+        too_few = shards // len(members) - min(counts)
+        crowding += importance * (too_many + too_few)
     return crowding

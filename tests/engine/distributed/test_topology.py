@@ -65,6 +65,17 @@ def test_a_new_collection_is_spread_evenly_over_three_pods_and_well_over_more_or
         assert max(Counter(owners(pods, token, DEFAULT_SHARDS)).values()) <= fullest
 
 
+@pytest.mark.parametrize(("shards", "size"), [(4, 3), (6, 5)])
+def test_no_member_is_left_without_a_shard_where_there_is_one_for_each(
+    shards: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Random(1)
+    monkeypatch.setattr(secrets, "token_hex", lambda size: chosen.randbytes(size).hex())
+    pods = [f"docs-{number}" for number in range(size)]
+    for _ in range(50):
+        assert set(owners(pods, draw_token(pods, shards), shards)) == set(pods)
+
+
 def test_a_token_is_drawn_for_members_of_any_name_and_for_none() -> None:
     token = draw_token(["here", "there"], 8)
     assert max(Counter(owners(["here", "there"], token, 8)).values()) == 4
