@@ -220,14 +220,20 @@ class ObjectSegmentStore(FileSegmentStore):
         try:
             with suppress(OSError):  # then that is not known
                 self._log.confirm(within=0.0)
-        except Fenced:  # and perhaps the collection was deleted: nobody else would find this
-            self._store.delete([name])
+        except Fenced:
+            # Its new owner may have found it already. But where the segment is gone, nobody ever will.
+            if not self._is_in_store(stored):
+                self._store.delete([name])
             raise
         if not is_needed:
             self._garbage.add([name])
 
     def _names(self, number: int) -> list[str]:
         return _names(self._prefix, self._stored[number])
+
+    def _is_in_store(self, stored: StoredSegment) -> bool:
+        vectors, *_ = _names(self._prefix, stored)
+        return any(name == vectors for name, _ in self._store.list(f"{self._prefix}/{stored.folder}"))
 
 
 def copy_segments_ahead(

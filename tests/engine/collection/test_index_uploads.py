@@ -90,7 +90,7 @@ def test_an_index_that_was_not_put_before_the_end_is_put_after_the_next_start(
         collection = fill(store)
         wait_until(lambda: indexed(collection))
         store.close()
-    assert not indexes_in(objects)
+        assert not indexes_in(objects)
     store = open_at(tmp_path / "volume", objects)
     wait_until(lambda: kept(store.collection("c"), objects))
     store.close()

@@ -11,7 +11,7 @@ from tests.engine.storage.test_object_segments import MiB, Pod, ids
 from tests.engine.stores import Fault, MemoryStore
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.config import StorageType
-from vectorizer_engine.errors import StoreCorrupt
+from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.index import quantized
 from vectorizer_engine.index.backends import BACKENDS
 from vectorizer_engine.index.base import Distance
@@ -237,6 +237,31 @@ def test_an_index_of_an_owner_that_was_replaced_goes_with_the_next_opening(
     last.publish(last.write(4))
     last.sweep()
     assert not indexes(store)
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["taken-over", "deleted"])
+def test_an_index_that_is_put_while_its_shard_is_taken_away_stays_as_long_as_its_segment_does(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    former = Pod(store, tmp_path / "former")
+    segment = former.write(1, 2)
+    former.publish(segment)
+    path = build(segment)
+    upload = MemoryStore.upload
+    taken: list[Pod] = []
+
+    def take_away(store: MemoryStore, name: str, file: Path) -> None:
+        upload(store, name, file)
+        taken.append(Pod(store, tmp_path / "owner"))
+        former.clock.now += 1  # so that it asks whether it is the owner still
+        if deleted:
+            store.delete([each for each in store.objects if "/segments/" in each and each != name])
+
+    monkeypatch.setattr(MemoryStore, "upload", take_away)
+    with pytest.raises(Fenced):
+        former.segments.keep_index(segment.id, path)
+    assert bool(indexes(store)) is not deleted
+    assert not taken[0].segments.lacks_index(segment.id, path)
 
 
 def test_a_file_that_is_no_index_is_not_put_into_the_store(store: MemoryStore, tmp_path: Path) -> None:
