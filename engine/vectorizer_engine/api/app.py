@@ -295,8 +295,7 @@ class Application:
     def _observe(self, route: Route | None, status: int, seconds: float) -> None:
         method, pattern = (route.method, route.pattern) if route else ("other", "other")
         metrics = self._engine.metrics
-        metrics.requests.labels(method, pattern, status).inc()
-        metrics.request_seconds.labels(method, pattern).observe(seconds)
+        metrics.observe_request(method, pattern, status, seconds)
         if route is not None and route.access is Access.WRITE and status in WRITE_FAILURES:
             metrics.write_failures.labels(status).inc()
 

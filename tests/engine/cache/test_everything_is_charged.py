@@ -147,6 +147,7 @@ BOUNDED = {
     "storage.followed_segments.FollowedSegments._stored": A_SEGMENT,
     "storage.garbage.Garbage._waiting": "one for each checkpoint of the last minutes, and each segment it replaced",
     "storage.object_log.ObjectLog._claims": "one number for each time the log was ever opened",
+    "metrics.Metrics._of_requests": "one for each route of the API and each status that it can have",
     "storage.object_log.ObjectLog._firsts": AN_APPEND,
     "storage.log_tail.LogTail._sizes": AN_APPEND,
     "storage.object_log.ObjectLog._sizes": AN_APPEND,
