@@ -7,11 +7,14 @@
 namespace json {
 namespace {
 
-constexpr double POWERS[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                             1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-constexpr int LARGEST_POWER = 22;       // of those that a double holds exactly
-constexpr double ROUNDINGS = 6e-16;     // more than three roundings of a double are wrong by, of the value
-constexpr uint64_t EXACT = 1ull << 53;  // whole numbers up to here are doubles
+constexpr double POWERS[] = {1e-44, 1e-43, 1e-42, 1e-41, 1e-40, 1e-39, 1e-38, 1e-37, 1e-36, 1e-35, 1e-34, 1e-33,
+                            1e-32, 1e-31, 1e-30, 1e-29, 1e-28, 1e-27, 1e-26, 1e-25, 1e-24, 1e-23, 1e-22, 1e-21, 1e-20,
+                            1e-19, 1e-18, 1e-17, 1e-16, 1e-15, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7,
+                            1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9,
+                            1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+constexpr int SMALLEST_POWER = -44;
+constexpr int LARGEST_POWER = 22;
+constexpr double ROUNDINGS = 6e-16;  // more than three roundings of a double are wrong by, of the value
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
@@ -37,8 +40,7 @@ int up_to_eight_digits(const char* at, uint64_t* number) {
     // What is more than 9 gets its highest bit; a carry can reach only what follows the first of these.
     const uint64_t others = (bytes | (bytes + 0x7676767676767676)) & 0x8080808080808080;
     const int count = others == 0 ? 8 : __builtin_ctzll(others) / 8;
-    if (count == 0) return 0;
-    bytes <<= 64 - 8 * count;
+    bytes = count == 0 ? 0 : bytes << (64 - 8 * count);
     // Neighbours are put together: digits to pairs, pairs to fours, fours to eight.
     bytes = bytes * 10 + (bytes >> 8);
     *number = (((bytes & 0x000000FF000000FF) * 0x000F424000000064) +
@@ -53,9 +55,8 @@ const char* read_digits(const char* at, const char* end, uint64_t* number) {
     while (EIGHT_AT_ONCE && end - at >= 8) {
         uint64_t more = 0;
         const int count = up_to_eight_digits(at, &more);
-        // The division is for those of 12 digits and more that are followed by others.
-        if (value > UINT64_MAX / 200000000 && value > (UINT64_MAX - more) / WHOLE_POWERS[count]) return nullptr;
-        value = value * WHOLE_POWERS[count] + more;
+        if (__builtin_mul_overflow(value, WHOLE_POWERS[count], &value) || __builtin_add_overflow(value, more, &value))
+            return nullptr;
         at += count;
         if (count < 8) {
             *number = value;
@@ -105,24 +106,12 @@ const char* read_number(const char* at, const char* end, float* out) {
         *out = float(sign * 0.0);
         return at;
     }
-    if (exponent > LARGEST_POWER || exponent < -2 * LARGEST_POWER) return nullptr;
-    double value = double(digits);
-    int roundings = digits > EXACT;
-    if (exponent > 0) {
-        value *= POWERS[exponent];
-        ++roundings;
-    } else if (exponent < 0) {
-        const bool far = exponent < -LARGEST_POWER;
-        value /= POWERS[far ? LARGEST_POWER : -exponent];
-        if (far) value /= POWERS[-exponent - LARGEST_POWER];
-        roundings += 1 + far;
-    }
-    if (roundings > 1) {
-        // Not the nearest double perhaps. It does not matter where all those around become the same float.
-        if (float(value * (1 - ROUNDINGS)) != float(value * (1 + ROUNDINGS))) return nullptr;
-    }
-    if (!(value < 3.4e38)) return nullptr;
-    *out = float(sign * value);
+    if (exponent > LARGEST_POWER || exponent < SMALLEST_POWER) return nullptr;
+    const double value = sign * (double(digits) * POWERS[exponent - SMALLEST_POWER]);
+    // Not the nearest double perhaps. It does not matter where all those around become the same float.
+    const float nearest = float(value * (1 + ROUNDINGS));
+    if (float(value * (1 - ROUNDINGS)) != nearest || !(std::fabs(nearest) < 3.4e38f)) return nullptr;
+    *out = nearest;
     return at;
 }
 
