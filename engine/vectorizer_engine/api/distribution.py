@@ -28,7 +28,7 @@ def describe_cluster(call: Call) -> Any:
     store = call.engine.store
     if not isinstance(store, DistributedStore):
         return {"status": "disabled"}
-    topology, parking = store.topology.current, store.parking
+    topology, parking = store.topology.current, store.local_shards.parking
     return {
         "status": "enabled",
         "peer_id": peer_id(store.name),

@@ -32,7 +32,7 @@ def write(call: Call) -> Plain:
 
 def release(call: Call) -> Plain:
     """Let go of a shard that another member is to serve: see `distributed.succession`."""
-    return Plain(_store(call).release(call.body), content_type=_MSGPACK)
+    return Plain(_store(call).local_shards.release(call.body), content_type=_MSGPACK)
 
 
 def refresh_catalog(call: Call) -> Plain:
@@ -43,7 +43,7 @@ def refresh_catalog(call: Call) -> Plain:
 
 def announced(call: Call) -> Plain:
     """Another member has written to the logs of shards: see `distributed.announcer`."""
-    _store(call).announced(call.body)
+    _store(call).local_shards.announced(call.body)
     return Plain(b"heard")
 
 

@@ -29,7 +29,8 @@ def request_observer(registry: CollectorRegistry) -> ObserveRequest:
 
 def membership(store: DistributedStore) -> Iterable[Metric]:
     """What is so at this moment."""
-    topology, lag, parking = store.topology.current, store.lag, store.parking
+    topology, shards = store.topology.current, store.local_shards
+    lag, parking = shards.followed.lag, shards.parking
     for name, documentation, value in (
         (
             "vectorizer_cluster_topology_version",

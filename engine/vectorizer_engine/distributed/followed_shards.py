@@ -194,6 +194,7 @@ class FollowedShards:
 
     @property
     def lag(self) -> Lag:
+        """How far this member is with the shards that it reads along."""
         now = time.monotonic()
         with self._changed:
             wanted = [shard for shard in self._wanted if not self._is_held(shard)]

@@ -1,7 +1,7 @@
 """The collections of a cluster, as one of its members has them: the catalog is everybody's, the shards are shared out.
 
-It stands in the place of `VectorStore` where several engines serve one store. The data folder has copies of the
-shards that this member serves, or has served; whatever else is in it is removed at the start.
+It stands in the place of `VectorStore` where several engines serve one store. What this member has of the shards is in
+`local_shards`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
@@ -26,8 +23,7 @@ from vectorizer_engine.collection.data_folder import (
     collection_path,
     taking,
 )
-from vectorizer_engine.collection.environment import ShardEnvironment, ShardLimits
-from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.environment import ShardLimits
 from vectorizer_engine.collection.shared_collections import (
     alive,
     create_in_catalog,
@@ -39,21 +35,16 @@ from vectorizer_engine.collection.shared_collections import (
 from vectorizer_engine.collection.storage_rule import require_mmap_to_create, require_mmap_to_open
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.config import ObjectStoreConfig
-from vectorizer_engine.distributed.announcer import Announcer, Frames
-from vectorizer_engine.distributed.followed_shards import FollowedShards, Lag
 from vectorizer_engine.distributed.gossip import Gossip
-from vectorizer_engine.distributed.held_shard import LEASE_SECONDS, HeldShard, ShardId
-from vectorizer_engine.distributed.held_shards import HeldShards
-from vectorizer_engine.distributed.messages import CATALOG_PATH, decode_request
+from vectorizer_engine.distributed.held_shard import LEASE_SECONDS
+from vectorizer_engine.distributed.local_shards import LocalShards
+from vectorizer_engine.distributed.messages import CATALOG_PATH
 from vectorizer_engine.distributed.parked_collection import ParkedCollection
 from vectorizer_engine.distributed.peers import Peers
 from vectorizer_engine.distributed.placement import draw_token
-from vectorizer_engine.distributed.room import Giving
 from vectorizer_engine.distributed.router import ObserveRequest, Router
 from vectorizer_engine.distributed.spread import SpreadCollection
-from vectorizer_engine.distributed.succession import RELEASE_SECONDS, Handover, answer_release
 from vectorizer_engine.distributed.topology import KnownTopology, Topology
-from vectorizer_engine.distributed.volume import Volume
 from vectorizer_engine.distributed.whereabouts import Whereabouts
 from vectorizer_engine.errors import (
     CollectionNotFound,
@@ -72,8 +63,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_frames = msgspec.msgpack.Decoder(list[Frames])
-
 DEFAULT_SHARDS = 6
 """Of a collection that does not say how many it wants."""
 
@@ -88,16 +77,6 @@ NOTICE_SECONDS = 3.0
 
 HAND_OVER_SECONDS = 8.0
 """how long until others have taken them over by that."""
-
-
-class Parking(NamedTuple):
-    """How many shards a member serves and has parked, how often one was opened again, and the copies on its volume."""
-
-    served: int
-    parked: int
-    opened_again: int
-    copies_bytes: int
-    limit_bytes: int
 
 
 class DistributedStore:
@@ -127,45 +106,36 @@ class DistributedStore:
         self._mmap_only = mmap_only
         self._lock_file = lock
         self.name = name
-        self._maintenance = Maintenance()
-        self._volume = Volume(
-            path / "collections",
-            shared,
-            ShardEnvironment(
-                memory, self._maintenance, files, path / "scratch", limits, shared, observe_append
-            ),
-            memory=memory,
-            results=results,
-            most_bytes=most_copies,
-            is_used=lambda shard: self._held.uses(shard) or self._followed.uses(shard),
-            givers=self._givers,
-            observe=lambda shard, number, size: self._announcer.wrote(shard, number, size),
-            index_kept=lambda shard: self._announcer.has_new_index(shard),
-        )
         self.topology = KnownTopology(path, files=files)
         self._peers = Peers(key)
         self._gossip = Gossip(name, self.topology, self._peers)
-        self._announcer = Announcer(name, self.topology, self._peers)
-        self._held = HeldShards(
-            self._take_over,
-            Handover(self.topology, self._peers, copy_ahead=self._copy_ahead),
-            closed=self._let_go,
-        )
-        self._followed = FollowedShards(
-            self._volume.open_reader, is_held=self._held.uses, closed=self._volume.let_go
+        self.local_shards = LocalShards(
+            path,
+            name=name,
+            topology=self.topology,
+            peers=self._peers,
+            shared=shared,
+            memory=memory,
+            files=files,
+            limits=limits,
+            results=results,
+            observe_append=observe_append,
+            most_copies=most_copies,
         )
         self.router = Router(
             name,
             self.topology,
-            self._held,
-            self._followed,
+            self.local_shards.held,
+            self.local_shards.followed,
             self._peers,
             self._gossip,
             readers=readers,
             knows=self._knows,
             observe=observe_request,
         )
-        self.whereabouts = Whereabouts(name, self.topology, self._held, self._followed, self._peers)
+        self.whereabouts = Whereabouts(
+            name, self.topology, self.local_shards.held, self.local_shards.followed, self._peers
+        )
         # Held while what follows is made to fit the catalog and the topology.
         self._lock = threading.Lock()
         self._collections: dict[str, SpreadCollection] = {}
@@ -234,19 +204,19 @@ class DistributedStore:
         """The shards of this member that cannot be opened, by `collection_path` and number, and why."""
         return {
             f"{entry.path}, shard {shard.number}": reason
-            for shard, reason in self._held.damaged().items()
+            for shard, reason in self.local_shards.held.damaged().items()
             if (entry := self._shared.catalog.entries.get(shard.token)) is not None
         }
 
     @property
     def waiting(self) -> int:
         """How many shards this member is to serve and does not yet: one at least until it has looked what there is."""
-        return max(self._held.waiting(), int(self._looked_for < self.topology.current.version))
+        return max(self.local_shards.held.waiting(), int(self._looked_for < self.topology.current.version))
 
     @property
     def leaving(self) -> int:
         """How many shards this member serves until others do, which are to."""
-        return self._held.leaving()
+        return self.local_shards.held.leaving()
 
     def is_needed(self, *, stopping_for: float) -> bool:
         """Whether this member, which is stopping for so many seconds, should go on until others have its shards."""
@@ -254,7 +224,9 @@ class DistributedStore:
             return stopping_for < HAND_OVER_SECONDS
         topology = self.topology.current
         would_be_replaced = topology.member(self.name) is not None and len(topology.members) > 1
-        return would_be_replaced and bool(self._held.served_now()) and stopping_for < NOTICE_SECONDS
+        return (
+            would_be_replaced and bool(self.local_shards.held.served_now()) and stopping_for < NOTICE_SECONDS
+        )
 
     @property
     def not_ready(self) -> str | None:
@@ -351,39 +323,7 @@ class DistributedStore:
 
     def describe(self, what: Callable[[Collection | ParkedCollection], T]) -> list[T]:
         """*what* of each shard that this member serves, as a collection of its own. Opens none of those parked."""
-        found: list[T] = []
-        for held in self._held.served_now().values():
-            with suppress(StoreClosed):  # it was given up in this moment
-                found.append(held.describe(what))
-        return found
-
-    @property
-    def parking(self) -> Parking:
-        """What is parked at present, and what there is of copies."""
-        served = self._held.served_now().values()
-        return Parking(
-            len(served),
-            sum(held.is_parked for held in served),
-            self._volume.opened_again,
-            self._volume.copies.nbytes,
-            self._volume.copies.limit,
-        )
-
-    def announced(self, body: bytes | bytearray) -> None:
-        """What another member has written to the logs of shards: see `announcer`. Raises InvalidRequest."""
-        frames = decode_request(_frames, body)
-        self._followed.announced(frames)
-
-    @property
-    def lag(self) -> Lag:
-        """How far this member is with the shards that it reads along."""
-        return self._followed.lag
-
-    def release(self, body: bytes | bytearray) -> bytes:
-        """Let go of a shard that another member asks for; see `succession`."""
-        return answer_release(
-            body, self.topology, lambda shard: self._held.release(shard, seconds=RELEASE_SECONDS)
-        )
+        return self.local_shards.describe(what)
 
     def refresh(self) -> None:
         """See what others have made and deleted. Raises StorageFailure."""
@@ -399,11 +339,7 @@ class DistributedStore:
         if self._closed:
             return
         self._closed = True
-        self._maintenance.close()
-        self._followed.close()
-        self._held.close()
-        self._volume.close()
-        self._announcer.close()
+        self.local_shards.close()
         self.router.close()
         self._gossip.close()
         self._peers.close()
@@ -412,7 +348,7 @@ class DistributedStore:
         os.close(self._lock_file)
 
     def _recover(self) -> None:
-        self._volume.begin()
+        self.local_shards.begin()
         entries = self._shared.catalog.entries
         for token in entries.keys() - alive(entries).keys():
             purge_shared(self._shared, token)
@@ -456,48 +392,7 @@ class DistributedStore:
                 for token, entry in entries.items()
             }
             self._by_path = {entries[token].path: each for token, each in self._collections.items()}
-            topology = self.topology.current
-            self._held.want(
-                (
-                    ShardId(collection.token, number)
-                    for collection in self._collections.values()
-                    for number in range(collection.shards)
-                    if (owner := topology.owner(collection.token, number)) is not None
-                    and owner.name == self.name
-                ),
-                existing=lambda shard: shard.token in self._collections,
-            )
-            # Also the own ones: what was read along is of use until they are taken over.
-            self._followed.want(
-                ShardId(collection.token, number)
-                for collection in self._collections.values()
-                if collection.copies > 1
-                for number in range(collection.shards)
-                if any(
-                    member.name == self.name
-                    for member in topology.copies(collection.token, number, collection.copies)
-                )
-            )
-
-    def _copy_ahead(self, shard: ShardId, still_wanted: Callable[[], bool]) -> None:
-        if self._followed.find(shard) is None:  # it has copies otherwise
-            self._volume.copy_ahead(shard, still_wanted)
-
-    def _take_over(self, shard: ShardId, predecessor: bytes | None) -> HeldShard:
-        self._followed.give_up(shard)
-        return self._volume.open(shard, predecessor)
-
-    def _givers(self) -> Iterator[tuple[ShardId, Giving, Callable[[float], bool]]]:
-        """What may be closed to make room on the volume, what is missed least first."""
-        for shard in self._followed.by_last_use():
-            yield shard, Giving.READERS, lambda _, shard=shard: self._followed.put_aside(shard)  # type: ignore[misc]
-        served = self._held.served_now()
-        for shard in sorted(served, key=lambda shard: served[shard].rest):
-            yield shard, Giving.OWNERS, lambda within, shard=shard: served[shard].park(within=within)  # type: ignore[misc]
-
-    def _let_go(self, shard: ShardId) -> None:
-        self._announcer.forget(shard)
-        self._volume.let_go(shard)
+            self.local_shards.want(self._collections.values())
 
     def _collection(self, token: str, described: Description) -> SpreadCollection:
         return SpreadCollection(

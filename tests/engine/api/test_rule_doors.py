@@ -47,8 +47,7 @@ MAKING = {"create_collection"}
 
 NOT_MAKING = {
     "open", "damaged", "delete_collection", "collection", "collections", "collections_of", "identity", "close",
-    "announced", "describe", "is_needed", "lag", "leaving", "not_ready", "parking", "refresh", "release", "serves",
-    "waiting",
+    "describe", "is_needed", "leaving", "not_ready", "refresh", "serves", "waiting",
 }  # fmt: skip
 
 
