@@ -9,8 +9,10 @@ from pathlib import Path
 
 from vectorizer_engine.cache.memory_manager import MemoryAccount
 from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.files import Files
+from vectorizer_engine.storage.segment_folder import SegmentPlace
 from vectorizer_engine.storage.shared_store import SharedStore
 
 
@@ -47,6 +49,10 @@ class ShardEnvironment:
     observe_append: ObserveAppend | None = None
     observe_files: Callable[[Path], None] | None = None
     """Is told of the folder of a shard in which files were made or removed."""
+
+    def segment_place(self, folder: Path, params: CollectionParams) -> SegmentPlace:
+        """That of the segments of the shard in *folder*, or of copies of them."""
+        return SegmentPlace(folder, params.dimension, params.storage, self.memory, self.files)
 
     def changed_files(self, folder: Path) -> Callable[[], None]:
         """What is to be called when that has happened in *folder*."""

@@ -63,21 +63,15 @@ Storage = tuple[FileSegmentStore, Log]
 
 def _open_storage(folder: Path, params: CollectionParams, environment: ShardEnvironment) -> Storage:
     """The segments and the log of the shard in *folder*, or of that which *folder* holds copies of."""
-    files = environment.files
+    place = environment.segment_place(folder, params)
     if environment.shared is not None:
         return environment.shared.open_shard(
-            folder,
+            place,
             token_of(folder.parent),
-            dimension=params.dimension,
-            storage=params.storage,
-            memory=environment.memory,
-            files=files,
             later=lambda seconds, job: environment.maintenance.tidy(job, after=seconds),
         )
-    segments = FileSegmentStore(
-        folder, dimension=params.dimension, storage=params.storage, memory=environment.memory, files=files
-    )
-    return segments, FileLog(folder / "log", first=segments.manifest.applied + 1, files=files)
+    segments = FileSegmentStore(place)
+    return segments, FileLog(folder / "log", first=segments.manifest.applied + 1, files=environment.files)
 
 
 class Shard(ReadableShard):

@@ -59,12 +59,7 @@ class ShardReader(ReadableShard):
         assert environment.shared is not None, "other shards have one process that writes and reads them"
         with disk_errors(f"read {folder}"):
             self._segments, self._tail = environment.shared.open_to_read(
-                folder,
-                token_of(folder.parent),
-                dimension=params.dimension,
-                storage=params.storage,
-                memory=environment.memory,
-                files=environment.files,
+                environment.segment_place(folder, params), token_of(folder.parent)
             )
             self._payload_indexes = PayloadIndexes(
                 {}, memory=environment.memory, files=environment.files, scratch=environment.scratch

@@ -121,12 +121,8 @@ class Volume:
         environment = self._environment_of(described.tenant)
         with disk_errors(f"open {folder}"):
             segments, log = self._shared.open_shard(
-                folder,
+                environment.segment_place(folder, described.params),
                 shard.token,
-                dimension=described.params.dimension,
-                storage=described.params.storage,
-                memory=environment.memory,
-                files=self._files,
                 succession=succession,
                 later=lambda seconds, job: environment.maintenance.tidy(job, after=seconds),
             )

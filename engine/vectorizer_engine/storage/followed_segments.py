@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
-from vectorizer_engine.cache.memory_manager import MemoryAccount
-from vectorizer_engine.config import StorageType
-from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.manifest import Manifest
 from vectorizer_engine.storage.object_indexes import fetch_indexes
 from vectorizer_engine.storage.object_segments import SharedManifest, StoredSegment, fetch_segment, indexes_of
 from vectorizer_engine.storage.object_store import ObjectStore, repeated
 from vectorizer_engine.storage.segment import Segment
-from vectorizer_engine.storage.segment_folder import SegmentFolder
+from vectorizer_engine.storage.segment_folder import SegmentFolder, SegmentPlace
 
 
 class FollowedSegments(SegmentFolder):
-    """Segments below *prefix* in *store*, copied to *folder*. One thread at a time may `open`."""
+    """Segments below *prefix* in *store*, copied to their place. One thread at a time may `open`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        store: ObjectStore,
-        prefix: str,
-        dimension: int,
-        storage: StorageType,
-        memory: MemoryAccount,
-        files: Files,
-    ) -> None:
+    def __init__(self, place: SegmentPlace, *, store: ObjectStore, prefix: str) -> None:
         """Raises OSError where the folder cannot be used."""
-        super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
+        super().__init__(place)
         self._store = store
         self._prefix = f"{prefix}/segments"
         self._opened: dict[int, Segment] = {}
         self._stored: dict[int, StoredSegment] = {}
         self.manifest = Manifest()
-        files.make_folder(folder / "segments")
+        self._files.make_folder(self._folder / "segments")
 
     def open(self, state: bytes) -> list[tuple[Segment, LiveMask]]:
         """What a checkpoint's *state* names, fetched where it is not there, with the rows that count in it.

@@ -18,8 +18,6 @@ from pathlib import Path
 
 import msgspec
 
-from vectorizer_engine.cache.memory_manager import MemoryAccount
-from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.garbage import Garbage
@@ -38,7 +36,7 @@ from vectorizer_engine.storage.segment import (
     Segment,
     checksum_of,
 )
-from vectorizer_engine.storage.segment_folder import segment_path
+from vectorizer_engine.storage.segment_folder import SegmentPlace, segment_path
 from vectorizer_engine.storage.segment_store import Batches, FileSegmentStore
 
 logger = logging.getLogger(__name__)
@@ -67,20 +65,16 @@ class SharedManifest(msgspec.Struct, frozen=True):
 
 
 class ObjectSegmentStore(FileSegmentStore):
-    """Segments below *prefix* in *store*, copied to *folder*, for whoever has claimed *log*."""
+    """Segments below *prefix* in *store*, copied to their place, for whoever has claimed *log*."""
 
     def __init__(
         self,
-        folder: Path,
+        place: SegmentPlace,
         *,
         store: ObjectStore,
         prefix: str,
         log: ObjectLog,
         garbage: Garbage,
-        dimension: int,
-        storage: StorageType,
-        memory: MemoryAccount,
-        files: Files,
     ) -> None:
         """Raises OSError where the folder cannot be used."""
         self._store = store
@@ -92,7 +86,7 @@ class ObjectSegmentStore(FileSegmentStore):
         self._named: set[int] = set()
         # Those of the last checkpoint. While the log is replayed there is no other, whatever is merged meanwhile.
         self._checkpointed: set[int] = set()
-        super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
+        super().__init__(place)
         listed = repeated(lambda: list(store.list(self._prefix)))
         # Listed before a checkpoint and deleted after it: then no successor's segment can be among them.
         folders = {each.folder for each in self._stored.values()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
 from vectorizer_engine.config import StorageType
@@ -28,23 +29,21 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / "segments" / f"{number:08d}"
 
 
-class SegmentFolder:
-    """The segments in *folder*. Any thread may call."""
+class SegmentPlace(NamedTuple):
+    """Where the segments of a shard lie, and how they are opened."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        dimension: int,
-        storage: StorageType,
-        memory: MemoryAccount,
-        files: Files,
-    ) -> None:
-        self._folder = folder
-        self._dimension = dimension
-        self._storage = storage
-        self._memory = memory
-        self._files = files
+    folder: Path
+    dimension: int
+    storage: StorageType
+    memory: MemoryAccount
+    files: Files
+
+
+class SegmentFolder:
+    """The segments in the folder of a shard. Any thread may call."""
+
+    def __init__(self, place: SegmentPlace) -> None:
+        self._folder, self._dimension, self._storage, self._memory, self._files = place
         self._lock = threading.Lock()
         self._charges: dict[Segment, Charge] = {}
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from vectorizer_engine.cache.memory_manager import Charge, MemoryAccount
-from vectorizer_engine.config import StorageType
+from vectorizer_engine.cache.memory_manager import Charge
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.files import Files
@@ -30,7 +29,7 @@ from vectorizer_engine.storage.manifest import (
 )
 from vectorizer_engine.storage.payload_index import FieldType
 from vectorizer_engine.storage.segment import Segment, StoredPoint, verify_segment, write_segment
-from vectorizer_engine.storage.segment_folder import SegmentFolder
+from vectorizer_engine.storage.segment_folder import SegmentFolder, SegmentPlace
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +37,11 @@ Batches = Iterable[tuple[Sequence[StoredPoint], Vectors]]
 
 
 class FileSegmentStore(SegmentFolder):
-    """Segments in the folders of *folder*. What publishes is for one thread at a time, the rest for any."""
+    """Segments in the folders of a place. What publishes is for one thread at a time, the rest for any."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        dimension: int,
-        storage: StorageType,
-        memory: MemoryAccount,
-        files: Files,
-    ) -> None:
+    def __init__(self, place: SegmentPlace) -> None:
         """Raises StoreCorrupt where the manifest cannot be read, and OSError."""
-        super().__init__(folder, dimension=dimension, storage=storage, memory=memory, files=files)
+        super().__init__(place)
         self._in_doubt: set[int] = set()
         self.manifest = self._load_manifest()
         self._next = self.manifest.next_segment

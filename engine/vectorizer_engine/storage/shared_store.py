@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vectorizer_engine.cache.memory_manager import MemoryAccount
-from vectorizer_engine.config import ObjectStoreConfig, StorageType
+from vectorizer_engine.config import ObjectStoreConfig
 from vectorizer_engine.storage.catalog import Catalog
 from vectorizer_engine.storage.files import Files
 from vectorizer_engine.storage.folder_store import FolderStore
@@ -24,6 +23,7 @@ from vectorizer_engine.storage.object_store import (
     prove_create_if_absent,
     repeated,
 )
+from vectorizer_engine.storage.segment_folder import SegmentPlace
 
 logger = logging.getLogger(__name__)
 
@@ -64,61 +64,30 @@ class SharedStore:
 
     def open_shard(
         self,
-        folder: Path,
+        place: SegmentPlace,
         token: str,
         *,
-        dimension: int,
-        storage: StorageType,
-        memory: MemoryAccount,
-        files: Files,
         succession: Succession | None = None,
         later: Later,
     ) -> tuple[ObjectSegmentStore, ObjectLog]:
-        """Take over the shard of which *folder*, named as the shard is, holds copies; for *succession* see `ObjectLog`.
+        """Take over the shard of which the folder of *place*, named as the shard is, holds copies.
 
-        Nothing is fetched yet, and the folder need not be there. *later* has done what can wait. Raises StoreCorrupt,
-        Fenced and OSError.
+        Nothing is fetched yet, and the folder need not be there. For *succession* see `ObjectLog`; *later* has done
+        what can wait. Raises StoreCorrupt, Fenced and OSError.
         """
-        prefix = _prefix(token, folder.name)
+        prefix = _prefix(token, place.folder.name)
         garbage = Garbage(self._store, later=later)
         log = ObjectLog(self._store, prefix, garbage=garbage, lease=self._lease, succession=succession)
-        segments = ObjectSegmentStore(
-            folder,
-            store=self._store,
-            prefix=prefix,
-            log=log,
-            garbage=garbage,
-            dimension=dimension,
-            storage=storage,
-            memory=memory,
-            files=files,
-        )
+        segments = ObjectSegmentStore(place, store=self._store, prefix=prefix, log=log, garbage=garbage)
         return segments, log
 
-    def open_to_read(
-        self,
-        folder: Path,
-        token: str,
-        *,
-        dimension: int,
-        storage: StorageType,
-        memory: MemoryAccount,
-        files: Files,
-    ) -> tuple[FollowedSegments, LogTail]:
-        """The shard of which *folder* holds copies, for somebody who does not own it.
+    def open_to_read(self, place: SegmentPlace, token: str) -> tuple[FollowedSegments, LogTail]:
+        """The shard of which the folder of *place* holds copies, for somebody who does not own it.
 
         Raises StoreCorrupt, Outrun and OSError.
         """
-        prefix = _prefix(token, folder.name)
-        segments = FollowedSegments(
-            folder,
-            store=self._store,
-            prefix=prefix,
-            dimension=dimension,
-            storage=storage,
-            memory=memory,
-            files=files,
-        )
+        prefix = _prefix(token, place.folder.name)
+        segments = FollowedSegments(place, store=self._store, prefix=prefix)
         return segments, LogTail(self._store, prefix)
 
     def copy_ahead(

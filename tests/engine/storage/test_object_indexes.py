@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.storage.test_object_log import PREFIX
-from tests.engine.storage.test_object_segments import MiB, Pod, ids
+from tests.engine.storage.test_object_segments import Pod, ids, segment_place
 from tests.engine.stores import Fault, MemoryStore
-from vectorizer_engine.cache.memory_manager import CacheMemoryManager
-from vectorizer_engine.config import StorageType
 from vectorizer_engine.errors import Fenced, StoreCorrupt
 from vectorizer_engine.index import quantized
 from vectorizer_engine.index.backends import BACKENDS
@@ -87,15 +85,7 @@ def test_who_reads_a_shard_along_has_the_indexes_that_there_are_by_then(
     owner = Pod(store, tmp_path / "owner")
     segment = owner.write(1, 2)
     owner.publish(segment)
-    reader = FollowedSegments(
-        tmp_path / "reader",
-        store=store,
-        prefix=PREFIX,
-        dimension=2,
-        storage=StorageType.MMAP,
-        memory=CacheMemoryManager(64 * MiB),
-        files=Files(),
-    )
+    reader = FollowedSegments(segment_place(tmp_path / "reader"), store=store, prefix=PREFIX)
     place = place_at(tmp_path / "reader", segment)
     state = owner.log.checkpoint.state
     assert len(reader.open(state)) == 1

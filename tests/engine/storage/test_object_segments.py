@@ -20,8 +20,13 @@ from vectorizer_engine.storage.object_log import ObjectLog
 from vectorizer_engine.storage.object_segments import ObjectSegmentStore
 from vectorizer_engine.storage.object_store import Refused
 from vectorizer_engine.storage.segment import Segment, StoredPoint
+from vectorizer_engine.storage.segment_folder import SegmentPlace
 
 MiB = 1024**2
+
+
+def segment_place(folder: Path) -> SegmentPlace:
+    return SegmentPlace(folder, 2, StorageType.MMAP, CacheMemoryManager(64 * MiB), Files())
 
 
 class Pod:
@@ -34,15 +39,11 @@ class Pod:
         self.garbage = garbage
         self.log = opened(self.store, garbage=garbage, clock=self.clock, patience=patience)
         self.segments = ObjectSegmentStore(
-            folder,
+            segment_place(folder),
             store=self.store,
             prefix=PREFIX,
             log=self.log,
             garbage=garbage,
-            dimension=2,
-            storage=StorageType.MMAP,
-            memory=CacheMemoryManager(64 * MiB),
-            files=Files(),
         )
         self.opened = self.segments.open_all()
         list(self.log.replay(after=0))
