@@ -29,7 +29,6 @@ from vectorizer_engine.api.results import Selection, made_already
 from vectorizer_engine.collection.filters import compile_filter, parse_id
 from vectorizer_engine.collection.records import Scored
 from vectorizer_engine.collection.types import PointId
-from vectorizer_engine.distributed.spread import SpreadCollection
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
 from vectorizer_engine.index.base import Vectors
 
@@ -310,12 +309,7 @@ class _Plan:
         except InvalidRequest as error:
             raise InvalidRequest(f"{error} ({_KINDS_OF_QUERY})") from None
         # Without its vector there is nothing to look for.
-        whole = (
-            self._collection.complete()
-            if isinstance(self._collection, SpreadCollection)
-            else self._collection
-        )
-        found = whole.retrieve([point])
+        found = self._collection.complete().retrieve([point])
         if not found:
             raise PointNotFound(collection=self._collection.name, point=point)
         return _Target(np.ascontiguousarray(found[0].vector.reshape(1, -1)), point)
