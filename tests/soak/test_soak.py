@@ -1,7 +1,7 @@
 """The short form of `make soak`: the same program and the same goals, for a minute instead of hours.
 
 Its users rest between requests, so that a minute costs the other tests little; so the cache limit is small enough that
-their few requests fill it. It starts first (see `conftest`), or everything would wait for it in the end.
+their few requests fill it.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from vectorizer_engine.storage.folder_store import FolderStore
 from vectorizer_engine.storage.log_objects import list_frames
 from vectorizer_engine.storage.log_tail import News, Outrun
 from vectorizer_engine.storage.object_segments import ObjectSegmentStore
+from vectorizer_engine.storage.object_store import repeated
 from vectorizer_engine.storage.shared_store import SharedStore
 
 
@@ -210,7 +211,7 @@ def test_a_reader_whose_store_is_away_answers_what_it_has_and_goes_on_when_the_s
     with owned(tmp_path) as (_, owner), read_along(tmp_path) as reader:
         fill(owner, 0, 5)
         with monkeypatch.context() as patch:
-            patch.setattr("vectorizer_engine.storage.object_store.PATIENCE", 0.0)
+            patch.setitem(repeated.__kwdefaults__, "patience", 0.0)
             patch.setattr(reader.store, "read", _away)
             with pytest.raises(StorageFailure, match="the store is away"):
                 reader.follow()
