@@ -267,6 +267,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             _sum(_engine("vectorizer_reader_lag_seconds"), "pod"),
         ),
         _graph(
+            "Copies on the volume",
+            "What copies of shards take of each pod's volume, and what they may take.",
+            "bytes",
+            _sum(_engine("vectorizer_copies_bytes"), "pod"),
+            _sum(_engine("vectorizer_copies_limit_bytes"), "pod", legend="{{pod}} limit"),
+        ),
+        _graph(
+            "Parked shards",
+            "Served, but closed, as there is no room for their copies. One that is asked for is opened again, which takes "
+            "a moment: where that goes on and on, the volumes are too small for what is in use.",
+            "short",
+            _sum(_engine("vectorizer_shards_parked"), "pod"),
+            _rate(
+                _engine("vectorizer_shards_opened_again_total"), "pod", legend="{{pod}} opened again a second"
+            ),
+        ),
+        _graph(
             "Topology",
             "The newest version that each pod knows, and how many members it has. Lines that stay apart are pods that "
             "do not hear of each other.",
