@@ -275,8 +275,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         _graph(
             "Parked shards",
-            "Served, but closed, as there is no room for their copies. One that is asked for is opened again, which takes "
-            "a moment: where that goes on and on, the volumes are too small for what is in use.",
+            "Served, but closed, as there is no room for their copies. One that is asked for is opened again, which "
+            "takes a moment: where that goes on and on, the volumes are too small for what is in use.",
             "short",
             _sum(_engine("vectorizer_shards_parked"), "pod"),
             _rate(

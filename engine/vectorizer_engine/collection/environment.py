@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from vectorizer_engine.cache.memory_manager import MemoryAccount
-from vectorizer_engine.collection.maintenance import Maintenance
+from vectorizer_engine.collection.maintenance import Job, Maintenance
 from vectorizer_engine.collection.types import CollectionParams
 from vectorizer_engine.storage.commit import ObserveAppend
 from vectorizer_engine.storage.files import Files
@@ -53,6 +53,10 @@ class ShardEnvironment:
     def segment_place(self, folder: Path, params: CollectionParams) -> SegmentPlace:
         """That of the segments of the shard in *folder*, or of copies of them."""
         return SegmentPlace(folder, params.dimension, params.storage, self.memory, self.files)
+
+    def later(self, seconds: float, job: Job) -> None:
+        """Have done what can wait so long."""
+        self.maintenance.tidy(job, after=seconds)
 
     def changed_files(self, folder: Path) -> Callable[[], None]:
         """What is to be called when that has happened in *folder*."""

@@ -65,11 +65,7 @@ def _open_storage(folder: Path, params: CollectionParams, environment: ShardEnvi
     """The segments and the log of the shard in *folder*, or of that which *folder* holds copies of."""
     place = environment.segment_place(folder, params)
     if environment.shared is not None:
-        return environment.shared.open_shard(
-            place,
-            token_of(folder.parent),
-            later=lambda seconds, job: environment.maintenance.tidy(job, after=seconds),
-        )
+        return environment.shared.open_shard(place, token_of(folder.parent), later=environment.later)
     segments = FileSegmentStore(place)
     return segments, FileLog(folder / "log", first=segments.manifest.applied + 1, files=environment.files)
 

@@ -124,7 +124,7 @@ class Volume:
                 environment.segment_place(folder, described.params),
                 shard.token,
                 succession=succession,
-                later=lambda seconds, job: environment.maintenance.tidy(job, after=seconds),
+                later=environment.later,
             )
             claimed = ClaimedShard(
                 folder,
