@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -63,7 +64,9 @@ class Chroma:
                 rows = vectors[start : start + BATCH]
                 ids = [str(offset) for offset in range(start, start + len(rows))]
                 body = {"ids": ids, "embeddings": rows.tolist()}
-                http.post(f"{self._collection}/add", json=body).raise_for_status()
+                # By msgspec: the standard library's json takes half as long as all the rest.
+                sent = {"content": msgspec.json.encode(body), "headers": {"content-type": "application/json"}}
+                http.post(f"{self._collection}/add", **sent).raise_for_status()
             return time.perf_counter() - began
 
     def use(self, ef: int) -> None:
