@@ -53,24 +53,27 @@ def test_one_more_member_moves_at_most_a_tenth_more_shards_than_it_should_serve(
     assert moved <= 1.1 * total / (size + 1)
 
 
-@pytest.mark.parametrize(("size", "fullest"), [(2, 4), (3, 2), (5, 2), (6, 2)])
-def test_a_new_collection_is_spread_evenly_over_three_pods_and_well_over_more_or_fewer(
-    size: int, fullest: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens that are drawn are the same each time."""
     chosen = Random(1)
     monkeypatch.setattr(secrets, "token_hex", lambda size: chosen.randbytes(size).hex())
+
+
+@pytest.mark.usefixtures("same_draws")
+@pytest.mark.parametrize(("size", "fullest"), [(2, 4), (3, 2), (5, 2), (6, 2)])
+def test_a_new_collection_is_spread_evenly_over_three_pods_and_well_over_more_or_fewer(
+    size: int, fullest: int
+) -> None:
     pods = [f"docs-{number}" for number in range(size)]
     for _ in range(5):
         token = draw_token(["docs-0", "docs-1", "docs-2"], DEFAULT_SHARDS)
         assert max(Counter(owners(pods, token, DEFAULT_SHARDS)).values()) <= fullest
 
 
+@pytest.mark.usefixtures("same_draws")
 @pytest.mark.parametrize(("shards", "size"), [(4, 3), (6, 5)])
-def test_no_member_is_left_without_a_shard_where_there_is_one_for_each(
-    shards: int, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = Random(1)
-    monkeypatch.setattr(secrets, "token_hex", lambda size: chosen.randbytes(size).hex())
+def test_no_member_is_left_without_a_shard_where_there_is_one_for_each(shards: int, size: int) -> None:
     pods = [f"docs-{number}" for number in range(size)]
     for _ in range(50):
         assert set(owners(pods, draw_token(pods, shards), shards)) == set(pods)

@@ -44,9 +44,8 @@ def test_a_stop_in_the_middle_of_a_file_is_quick_and_the_rest_is_loaded_later(ow
     folder, total = own_inbox.create("docs"), 0
     for count in (40_000, 80_000, 160_000):  # on a busy machine one may be loaded before that is seen
         file = folder / f"{count}.jsonl"
-        file.write_text(
-            lines(total, total + count, text="x" * 800)
-        )  # ten batches: the stop comes between two
+        # Ten batches or more: the stop comes between two.
+        file.write_text(lines(total, total + count, text="x" * 800))
         own_inbox.engine.wait_until(lambda total=total: own_inbox.count("docs") > total, "loading")  # type: ignore[misc]
         total += count
         own_inbox.engine.signal(signal.SIGTERM)
@@ -54,9 +53,8 @@ def test_a_stop_in_the_middle_of_a_file_is_quick_and_the_rest_is_loaded_later(ow
         began = time.monotonic()
         assert own_inbox.engine.wait() == 0
         assert time.monotonic() - began < 5  # a second, on a machine that does nothing else
-        loaded = json.loads((own_inbox.engine.data / FILE_NAME).read_text())[str(file)]["progress"][
-            "position"
-        ]
+        loaded_files = json.loads((own_inbox.engine.data / FILE_NAME).read_text())
+        loaded = loaded_files[str(file)]["progress"]["position"]
         own_inbox.engine.start()
         if loaded < file.stat().st_size:
             break
