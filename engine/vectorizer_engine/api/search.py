@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from vectorizer_engine._native import lift_vectors
-from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold
+from vectorizer_engine.api.answers import Fragments, Hold
 from vectorizer_engine.api.call import AnyCollection, Call
 from vectorizer_engine.api.decoding import decode, decode_vector, first_byte, unnamed
 from vectorizer_engine.api.points import at_least_one
@@ -109,14 +109,7 @@ def _decoded(decoder: msgspec.json.Decoder[T], call: Call) -> tuple[T, Vectors |
 def _holding_searches(call: Call) -> Hold:
     # Each search is an object, so there are not more of them than braces.
     each = _SEARCH_BYTES + 2 * 4 * call.collection.params.dimension
-    return Hold(each * _count(call.body, b"{"), "send fewer searches in a batch")
-
-
-def _count(body: bytes | bytearray, byte: bytes) -> int:
-    """`body.count`, in a fifth of the time."""
-    found = np.frombuffer(body, np.uint8)
-    pieces = (found[start : start + PIECE_BYTES] for start in range(0, len(found), PIECE_BYTES))
-    return sum(int(np.count_nonzero(piece == ord(byte))) for piece in pieces)
+    return Hold(each * call.body.count(b"{"), "send fewer searches in a batch")
 
 
 def _answers(
