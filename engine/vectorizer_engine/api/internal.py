@@ -11,9 +11,8 @@ from vectorizer_engine.api.decoding import decode
 from vectorizer_engine.api.errors import HttpError
 from vectorizer_engine.distributed.messages import decode_request
 from vectorizer_engine.distributed.store import DistributedStore
-from vectorizer_engine.distributed.topology import Topology
+from vectorizer_engine.distributed.topology import topology_decoder
 
-_topology = msgspec.json.Decoder(Topology)
 _token = msgspec.msgpack.Decoder(str)
 
 _MSGPACK = b"application/msgpack"
@@ -67,7 +66,7 @@ def get_topology(call: Call) -> Plain:
 def put_topology(call: Call) -> Plain:
     """Take a topology if it is newer. The answer is the one that counts then, with 409 if it is another one."""
     topology = _store(call).topology
-    adopted = topology.adopt(decode(_topology, call.body))
+    adopted = topology.adopt(decode(topology_decoder, call.body))
     current = encode(msgspec.to_builtins(topology.current))
     return Plain(current, content_type=_JSON, status=200 if adopted else 409)
 

@@ -14,7 +14,8 @@ import numpy as np
 from vectorizer_engine.api.answers import PIECE_BYTES, Fragments, Hold, encode, listed
 from vectorizer_engine.api.requests import WithPayload
 from vectorizer_engine.collection.payload_path import Projection, excluding, including
-from vectorizer_engine.collection.records import Answer, Content, Record, Scored, Wanted, decode_payload
+from vectorizer_engine.collection.payloads import decode_payload
+from vectorizer_engine.collection.records import Answer, Content, Record, Scored, Wanted
 from vectorizer_engine.errors import InvalidRequest
 
 _DECODED = 16

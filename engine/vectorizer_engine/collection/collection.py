@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vectorizer_engine.collection.collection_reader import CollectionReader
-from vectorizer_engine.collection.incoming import checked_points, encode_payload
+from vectorizer_engine.collection.incoming import checked_points
 from vectorizer_engine.collection.payload_indexes import with_field, without_field
 from vectorizer_engine.collection.payload_path import excluding, parse_path
-from vectorizer_engine.collection.records import decode_payload
+from vectorizer_engine.collection.payloads import decode_payload, encode_payload
 from vectorizer_engine.collection.shard import Shard
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
 from vectorizer_engine.collection.view import Place

@@ -60,6 +60,9 @@ class Description(msgspec.Struct, frozen=True, omit_defaults=True):
         return collection_path(self.name, self.tenant)
 
 
+description_decoder = msgspec.json.Decoder(Description)
+
+
 def check_name(name: str) -> None:
     """Raises InvalidRequest for what cannot be a collection's name."""
     if not 1 <= len(name.encode()) <= 255 or _UNUSABLE.search(name):
@@ -150,7 +153,7 @@ def read_description(folder: Path) -> Description:
     """Raises StoreCorrupt, also where the folder's name tells of another tenant: no tenant may get another's data."""
     path = folder / _DESCRIPTION
     try:
-        described = msgspec.json.decode(decode_checked(path.read_bytes()), type=Description)
+        described = description_decoder.decode(decode_checked(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise StoreCorrupt(f"{path} cannot be read: {error}") from error
     before_name = folder.name.split(".")[:-2]

@@ -6,20 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
+from vectorizer_engine.collection.payloads import encode_payload
 from vectorizer_engine.collection.types import CollectionParams, Distance, PointId
-from vectorizer_engine.errors import DimensionMismatch, InvalidPoint, InvalidRequest, InvalidVector
+from vectorizer_engine.errors import DimensionMismatch, InvalidRequest, InvalidVector
 from vectorizer_engine.index.base import Vectors
 from vectorizer_engine.storage.keys import encode_id
 
 _PLAIN_SQUARES = (1e-20, 1e20)
 """Between these, a vector's squared length is exact enough to divide by it."""
-
-_PAYLOAD_DEPTH = 128
-"""So many objects and lists inside each other, as in Qdrant. What is stored can then always be read again:
-decoders give up at a depth that depends on who calls them."""
 
 
 class IncomingPoints(NamedTuple):
@@ -78,19 +74,6 @@ def checked_vectors(collection: str, params: CollectionParams, vectors: Vectors)
     return _normalised(collection, rows) if params.distance is Distance.COSINE else rows
 
 
-def encode_payload(payload: Mapping[str, Any] | None) -> bytes:
-    """A payload as it is stored. Raises InvalidPoint."""
-    if not payload:
-        return b""
-    try:
-        text = msgspec.json.encode(payload)
-    except (TypeError, OverflowError, ValueError, RecursionError) as error:
-        raise InvalidPoint(f"a payload cannot be stored as JSON: {error}") from error
-    if text.count(b"{") + text.count(b"[") > _PAYLOAD_DEPTH and _is_deep(payload):
-        raise InvalidPoint(f"a payload is nested too deeply: expected at most {_PAYLOAD_DEPTH} levels")
-    return text
-
-
 def _normalised(collection: str, rows: Vectors) -> Vectors:
     # By the largest value first, so that no square overflows or vanishes.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
@@ -102,11 +85,3 @@ def _normalised(collection: str, rows: Vectors) -> Vectors:
     scaled: Vectors = rows / largest
     scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
     return scaled
-
-
-def _is_deep(payload: Mapping[str, Any]) -> bool:
-    level: list[Any] = [payload]
-    for _ in range(_PAYLOAD_DEPTH):
-        inner = (each.values() if isinstance(each, Mapping) else each for each in level)
-        level = [value for values in inner for value in values if isinstance(value, Mapping | list)]
-    return bool(level)

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
-import msgspec
-
 from vectorizer_engine.cache.memory_manager import CacheType, Charge, MemoryAccount
 from vectorizer_engine.collection.field_values import FieldIndexer
 from vectorizer_engine.collection.payload_path import Step, parse_path
+from vectorizer_engine.collection.payloads import decode_payload
 from vectorizer_engine.collection.types import Payload
 from vectorizer_engine.collection.view import View
 from vectorizer_engine.errors import InvalidRequest, StoreCorrupt, StoreVersionError
@@ -45,8 +44,6 @@ _ROW_BYTES = 64
 _HEADROOM_BYTES = 1024**2
 """Reserved ahead of what `_PAYLOAD_BYTES_AT_ONCE` add: 17 times as much at most, a number of 34 bytes for a digit and
 a comma. One payload that is longer adds more than that."""
-
-_payload = msgspec.json.Decoder(Payload)
 
 
 def with_field(schema: Schema, path: str, type: FieldType) -> dict[str, FieldType]:
@@ -266,4 +263,4 @@ class PayloadIndexes:
 def _payloads(segment: Segment) -> Iterator[tuple[int, int, Payload]]:
     """Each row, how long its payload is, and the payload."""
     for row, point in segment.scan(LiveMask.from_deleted(b"", segment.count)):
-        yield row, len(point.payload), _payload.decode(point.payload) if point.payload else {}
+        yield row, len(point.payload), decode_payload(point.payload)

@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, overload
 
-import msgspec
 import numpy as np
 
+from vectorizer_engine.collection.payloads import decode_payload
 from vectorizer_engine.collection.types import Payload
 from vectorizer_engine.collection.view import Place, Ranking
 from vectorizer_engine.index.base import Vectors
@@ -142,12 +142,6 @@ def _texts(rankings: Sequence[Ranking]) -> list[bytes] | None:
         np.concatenate([ranking.scores for ranking in rankings]),
         np.array([len(ranking.offsets) for ranking in rankings]),
     )
-
-
-def decode_payload(text: bytes) -> Payload:
-    """A payload as it is stored, as a dictionary."""
-    payload: Payload = msgspec.json.decode(text) if text else {}
-    return payload
 
 
 def _stamps(places: Sequence[Place]) -> Iterable[Stamp]:

@@ -14,7 +14,6 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-import msgspec
 from pyroaring import BitMap
 
 from vectorizer_engine.cache.advanced_cache import AdvancedCache
@@ -22,7 +21,8 @@ from vectorizer_engine.collection.conditions import Bounds, Rows, Steps, unknown
 from vectorizer_engine.collection.field_values import holds, leaves_at
 from vectorizer_engine.collection.filters import Filter
 from vectorizer_engine.collection.payload_path import parse_path
-from vectorizer_engine.collection.types import Payload, Predicate
+from vectorizer_engine.collection.payloads import decode_payload
+from vectorizer_engine.collection.types import Predicate
 from vectorizer_engine.storage.keys import decode_id
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.payload_index import FieldIndex, FieldType, Flag
@@ -30,8 +30,6 @@ from vectorizer_engine.storage.segment import Segment, StoredPoint
 
 if TYPE_CHECKING:
     from vectorizer_engine.collection.view import Part
-
-_payload = msgspec.json.Decoder(Payload)
 
 
 class Selector:
@@ -44,7 +42,7 @@ class Selector:
 
     def accepts(self, point: StoredPoint) -> bool:
         """Whether the predicate takes this point."""
-        payload = _payload.decode(point.payload) if point.payload else {}
+        payload = decode_payload(point.payload)
         return self._predicate(decode_id(point.key), payload)
 
     def choose(self, part: Part) -> LiveMask:
@@ -131,7 +129,7 @@ def indexed_points(part: Part, path: str, type: FieldType) -> int:
         index = source.fields.get(steps)
         return 0 if index is None else part.live.among(index.flagged(Flag.INDEXED)).count
     return sum(
-        any(holds(type, leaf) for leaf in leaves_at(_payload.decode(point.payload), steps))
+        any(holds(type, leaf) for leaf in leaves_at(decode_payload(point.payload), steps))
         for _, point in _points(part, part.live.rows())
         if point.payload
     )

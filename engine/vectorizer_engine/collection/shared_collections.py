@@ -16,6 +16,7 @@ import msgspec
 from vectorizer_engine.collection.data_folder import (
     STORE_MARK,
     Description,
+    description_decoder,
     read_description,
     token_of,
 )
@@ -170,7 +171,7 @@ def in_doubt(what: str, error: Unconfirmed) -> WriteInDoubt:
 
 def decode_description(entry: Entry) -> Description:
     """What the catalog says of a collection."""
-    return msgspec.json.decode(entry.description, type=Description)
+    return description_decoder.decode(entry.description)
 
 
 def _check_free(described: Description, entries: Entries) -> None:

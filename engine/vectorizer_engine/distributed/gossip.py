@@ -14,7 +14,7 @@ import msgspec
 
 from vectorizer_engine.distributed.messages import TOPOLOGY_PATH
 from vectorizer_engine.distributed.peers import Answer, NotAnswered, NotSent, Peers
-from vectorizer_engine.distributed.topology import KnownTopology, Member, Topology
+from vectorizer_engine.distributed.topology import KnownTopology, Member, topology_decoder
 from vectorizer_engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Gossip:
         if answer.status != 200:
             return
         try:
-            self._topology.adopt(msgspec.json.decode(answer.body, type=Topology))
+            self._topology.adopt(topology_decoder.decode(answer.body))
         except (EngineError, msgspec.MsgspecError) as error:
             logger.warning("no topology was taken: %s", error)
 

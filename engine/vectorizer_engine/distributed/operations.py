@@ -17,7 +17,8 @@ import numpy as np
 from vectorizer_engine.collection.collection import Collection
 from vectorizer_engine.collection.collection_reader import CollectionReader
 from vectorizer_engine.collection.filters import EVERY_POINT, compile_filter
-from vectorizer_engine.collection.records import Record, Wanted, decode_payload
+from vectorizer_engine.collection.payloads import decode_payload
+from vectorizer_engine.collection.records import Record, Wanted
 from vectorizer_engine.collection.types import CollectionStatus, LayoutInfo, Predicate
 from vectorizer_engine.distributed.parked_collection import ParkedCollection
 from vectorizer_engine.storage.keys import PointId, decode_id, encode_id
@@ -26,6 +27,9 @@ from vectorizer_engine.storage.payload_index import FieldType
 INLINE_BYTES = 256 * 1024
 """So many bytes of payloads and vectors come along with the answers of all shards to one request, an equal part from
 each. Others are fetched when they are sent to the client (`contents`): so no answer takes more memory than that."""
+
+
+_condition = msgspec.json.Decoder()
 
 
 def shard_of(key: bytes, shards: int) -> int:
@@ -50,7 +54,7 @@ class Operation(msgspec.Struct, tag=True, tag_field="kind", kw_only=True):
     """
 
     writes: ClassVar[bool] = False
-    result: ClassVar[Any]
+    result_decoder: ClassVar[msgspec.msgpack.Decoder[Any]]
 
     fresh: bool = True
 
@@ -80,7 +84,7 @@ class Search(Read):
     Here and below, `inline` is how many bytes of what is wanted may come along.
     """
 
-    result: ClassVar[Any] = list[list[Point]]
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(list[list[Point]])
 
     queries: bytes
     count: int
@@ -121,7 +125,7 @@ class Search(Read):
 class Retrieve(Read):
     """The points of `keys` that exist, in no particular order."""
 
-    result: ClassVar[Any] = list[Point]
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(list[Point])
 
     keys: list[bytes]
     wanted: Wanted
@@ -152,7 +156,7 @@ class Page(msgspec.Struct, array_like=True):
 class Scroll(Read):
     """Up to `limit` points in key order, from the first key that is not below `start`."""
 
-    result: ClassVar[Any] = Page
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(Page)
 
     start: bytes | None
     limit: int
@@ -180,7 +184,7 @@ class Scroll(Read):
 
 
 class Count(Read):
-    result: ClassVar[Any] = int
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(int)
 
     filter: bytes | None
 
@@ -198,7 +202,7 @@ class Upsert(Operation):
     """
 
     writes: ClassVar[bool] = True
-    result: ClassVar[Any] = int
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(int)
 
     keys: list[bytes]
     vectors: memoryview
@@ -234,7 +238,7 @@ class _Change(Operation):
     """A change of the points of `keys`, or else of those that `filter` selects."""
 
     writes: ClassVar[bool] = True
-    result: ClassVar[Any] = int
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(int)
 
     keys: list[bytes] | None
     filter: bytes | None
@@ -294,7 +298,7 @@ class CreatePayloadIndex(Operation):
     """The result: the last operation's number, and whether all there is was indexed."""
 
     writes: ClassVar[bool] = True
-    result: ClassVar[Any] = tuple[int, bool]
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(tuple[int, bool])
 
     path: str
     type: FieldType
@@ -310,7 +314,7 @@ class CreatePayloadIndex(Operation):
 
 class DeletePayloadIndex(Operation):
     writes: ClassVar[bool] = True
-    result: ClassVar[Any] = int
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(int)
 
     path: str
 
@@ -339,7 +343,7 @@ class Facts(msgspec.Struct):
 class Describe(Read):
     """Of a shard that is parked it is answered without opening it."""
 
-    result: ClassVar[Any] = Facts
+    result_decoder: ClassVar[Any] = msgspec.msgpack.Decoder(Facts)
 
     def run(self, collection: CollectionReader | ParkedCollection) -> Facts:
         info = collection.info()
@@ -418,7 +422,7 @@ class _Packer:
 
 
 def _predicate(filter_: bytes | None) -> Predicate | None:
-    return None if filter_ is None else compile_filter(msgspec.json.decode(filter_))
+    return None if filter_ is None else compile_filter(_condition.decode(filter_))
 
 
 def _by_shard(keys: Sequence[bytes], shards: int) -> dict[int, list[bytes]]:

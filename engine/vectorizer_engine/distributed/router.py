@@ -45,6 +45,8 @@ from vectorizer_engine.errors import (
     EngineError,
 )
 
+_error = msgspec.json.Decoder()
+
 READ_SECONDS = 5.0
 """How long a member may take to answer a read; then it may be gone, and is asked again, or whoever replaces it."""
 
@@ -261,7 +263,7 @@ class Router:
             question.put_off(operations, f"{member.name} answers with status {answer.status}")
             return
         if answer.status != 200:
-            raise AnsweredElsewhere(answer.status, msgspec.json.decode(answer.body))
+            raise AnsweredElsewhere(answer.status, _error.decode(answer.body))
         response = response_decoder.decode(answer.body)
         self._note(Outcome.MOVED if response.moved or response.with_former else Outcome.DONE, began)
         self._gossip.heard(member, response.version)
@@ -270,9 +272,7 @@ class Router:
         self._ask_former_next(question, topology, response.with_former)
         question.put_off(response.moved + response.with_former, f"{member.name} does not serve it yet")
         for done in response.done:
-            question.answered(
-                done.shards, msgspec.msgpack.decode(done.result, type=question.operation.result)
-            )
+            question.answered(done.shards, question.operation.result_decoder.decode(done.result))
 
     @staticmethod
     def _ask_former_next(question: Question, topology: Topology, shards: Iterable[int]) -> None:

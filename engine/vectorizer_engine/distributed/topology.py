@@ -76,6 +76,9 @@ class Topology(msgspec.Struct, frozen=True):
         return self.member(former.name) or former  # where it can be found now
 
 
+topology_decoder = msgspec.json.Decoder(Topology)
+
+
 def _heaviest(members: Iterable[Member], token: str, shard: int) -> Member | None:
     return max(members, key=lambda member: weight(member.name, token, shard), default=None)
 
@@ -142,7 +145,7 @@ def _read(file: Path) -> Topology:
     if not file.exists():
         return NOBODY
     try:
-        return msgspec.json.decode(decode_checked(file.read_bytes()), type=Topology)
+        return topology_decoder.decode(decode_checked(file.read_bytes()))
     except ValueError as error:
         raise StoreCorrupt(
             f"{file} cannot be read: {error}; delete it: the topology is published again"

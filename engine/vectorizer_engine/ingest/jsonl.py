@@ -38,6 +38,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_any = msgspec.json.Decoder().decode
 
 
 def read_jsonl(file: BinaryIO, since: Progress, params: CollectionParams) -> Iterator[Batch]:
@@ -145,7 +146,7 @@ class _Rows:
 
 def _is_json(line: bytes) -> bool:
     try:
-        msgspec.json.decode(line)
+        _decode_any(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True

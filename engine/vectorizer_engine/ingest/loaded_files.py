@@ -42,6 +42,9 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     stat: Stat | None = None
 
 
+_entries = msgspec.json.Decoder(dict[str, Loaded])
+
+
 class LoadedFiles:
     """Every watched file by its path. Used by one thread."""
 
@@ -52,7 +55,7 @@ class LoadedFiles:
         self._entries: dict[str, Loaded] = {}
         self._saved = True
         try:
-            self._entries = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Loaded])
+            self._entries = _entries.decode(self._path.read_bytes())
         except FileNotFoundError:
             pass
         except (OSError, msgspec.DecodeError) as error:

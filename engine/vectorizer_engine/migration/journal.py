@@ -56,6 +56,9 @@ class Journal(msgspec.Struct, frozen=True):
     format: int = 1
 
 
+_journal = msgspec.json.Decoder(Journal)
+
+
 class Places:
     """The paths of one migration, below the data folder *storage*."""
 
@@ -73,7 +76,7 @@ class Places:
 def read_journal(places: Places) -> Journal | None:
     """None where no migration was begun. Raises StoreCorrupt, OSError."""
     try:
-        return msgspec.json.decode(places.journal.read_bytes(), type=Journal)
+        return _journal.decode(places.journal.read_bytes())
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

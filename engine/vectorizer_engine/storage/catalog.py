@@ -55,6 +55,9 @@ class _Change(msgspec.Struct, frozen=True, omit_defaults=True):
     whole: dict[str, Entry] | None = None
 
 
+_change = msgspec.msgpack.Decoder(_Change)
+
+
 class Unconfirmed(OSError):
     """The store did not say whether it has a change: it may be made, at once or later, or never."""
 
@@ -190,7 +193,7 @@ def _decode(data: bytes, name: str) -> _Change:
         raise StoreCorrupt(
             f"the object {name} fails its checksum: the catalog of the store is damaged; restore it"
         )
-    return msgspec.msgpack.decode(body, type=_Change)
+    return _change.decode(body)
 
 
 def _name(number: int) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from vectorizer_engine.storage.live import LiveMask
 from vectorizer_engine.storage.manifest import Manifest
 from vectorizer_engine.storage.object_indexes import fetch_indexes
-from vectorizer_engine.storage.object_segments import SharedManifest, StoredSegment, fetch_segment, indexes_of
+from vectorizer_engine.storage.object_segments import (
+    SharedManifest,
+    StoredSegment,
+    fetch_segment,
+    indexes_of,
+    shared_manifest_decoder,
+)
 from vectorizer_engine.storage.object_store import ObjectStore, repeated
 from vectorizer_engine.storage.segment import Segment
 from vectorizer_engine.storage.segment_folder import SegmentFolder, SegmentPlace
@@ -66,4 +70,4 @@ class FollowedSegments(SegmentFolder):
 
 
 def _decode(state: bytes) -> SharedManifest:
-    return msgspec.msgpack.decode(state, type=SharedManifest) if state else SharedManifest(Manifest(), {})
+    return shared_manifest_decoder.decode(state) if state else SharedManifest(Manifest(), {})

@@ -42,6 +42,8 @@ _MAGIC = b"VZLF"
 _HEADER = struct.Struct("<4sIIQ")
 _SUFFIX = ".log"
 
+_records = msgspec.msgpack.Decoder(list[bytes])
+
 
 class Record(NamedTuple):
     """An entry of the log: its number, counted from 1 without gaps, and what was appended."""
@@ -295,7 +297,7 @@ def _frame_at(descriptor: int, position: int) -> _Frame | None:
     body = os.pread(descriptor, length, position + _HEADER.size)
     if _checksum(first, body) != checksum:
         return None
-    return _Frame(first, msgspec.msgpack.decode(body, type=list[bytes]), position + _HEADER.size + length)
+    return _Frame(first, _records.decode(body), position + _HEADER.size + length)
 
 
 def _check_torn(path: Path, descriptor: int, position: int) -> None:

@@ -55,6 +55,9 @@ class Manifest(msgspec.Struct, frozen=True):
     payload_schema: dict[str, FieldType] = {}
 
 
+_manifest = msgspec.msgpack.Decoder(Manifest)
+
+
 def write_manifest(folder: Path, manifest: Manifest, *, files: Files) -> None:
     """Make *manifest* the durable one of *folder*.
 
@@ -75,4 +78,4 @@ def read_manifest(folder: Path) -> Manifest:
     body = content[start:]
     if content[:start] != _MAGIC + _CHECKSUM.pack(google_crc32c.value(body)):
         raise StoreCorrupt(f"{path} fails its checksum: restore the collection from a snapshot")
-    return msgspec.msgpack.decode(body, type=Manifest)
+    return _manifest.decode(body)

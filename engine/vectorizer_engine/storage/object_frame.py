@@ -24,6 +24,8 @@ _HEADER = struct.Struct("<BQQIQ16s")
 _START = len(_MAGIC) + _CRC.size
 _BODY = _START + _HEADER.size
 
+_records = msgspec.msgpack.Decoder(list[bytes])
+
 
 class Kind(IntEnum):
     RECORDS = 1
@@ -54,7 +56,7 @@ class Frame:
         return self.number if self.kind is Kind.CHECKPOINT else self.checkpoint
 
     def records(self) -> list[bytes]:
-        return msgspec.msgpack.decode(self.body, type=list[bytes]) if self.kind is Kind.RECORDS else []
+        return _records.decode(self.body) if self.kind is Kind.RECORDS else []
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -68,6 +70,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     claims: tuple[int, ...]
     state: bytes
 
+
+_checkpoint = msgspec.msgpack.Decoder(Checkpoint)
 
 NO_CHECKPOINT = Checkpoint(0, 1, (), b"")
 """In the place of the last one, where there was none yet."""
@@ -103,4 +107,4 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
 
 
 def decode_checkpoint(frame: Frame) -> Checkpoint:
-    return msgspec.msgpack.decode(frame.body, type=Checkpoint)
+    return _checkpoint.decode(frame.body)

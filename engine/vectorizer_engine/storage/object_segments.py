@@ -64,6 +64,9 @@ class SharedManifest(msgspec.Struct, frozen=True):
         return sum(file.size for each in named for file in each.files.values())
 
 
+shared_manifest_decoder = msgspec.msgpack.Decoder(SharedManifest)
+
+
 class ObjectSegmentStore(FileSegmentStore):
     """Segments below *prefix* in *store*, copied to their place, for whoever has claimed *log*."""
 
@@ -115,7 +118,7 @@ class ObjectSegmentStore(FileSegmentStore):
         state = self._log.checkpoint.state
         if not state:
             return Manifest()
-        shared = msgspec.msgpack.decode(state, type=SharedManifest)
+        shared = shared_manifest_decoder.decode(state)
         self._stored = shared.stored
         self._named = set(shared.stored)
         self._checkpointed = set(shared.stored)
@@ -249,7 +252,7 @@ def copy_segments_ahead(
     _, checkpoint = read_newest_checkpoint(store, log, list_frames(store, log))
     if not checkpoint.state:
         return
-    shared = msgspec.msgpack.decode(checkpoint.state, type=SharedManifest)
+    shared = shared_manifest_decoder.decode(checkpoint.state)
     if not admit(shared.nbytes):
         return
     files.make_folder(folder / "segments")

@@ -38,6 +38,9 @@ class _Footer(msgspec.Struct, frozen=True):
     crc32c: int
 
 
+_footer = msgspec.msgpack.Decoder(_Footer)
+
+
 class SectionWriter:
     """Writes one file, as a context manager. It is whole, and durable, only after `finish`. Raises OSError."""
 
@@ -125,7 +128,7 @@ class SectionFile:
         encoded = bytes(view[end : end + length])
         if google_crc32c.value(encoded) != checksum:
             raise StoreCorrupt(f"{path} fails the checksum of its footer: {REBUILT}")
-        footer = msgspec.msgpack.decode(encoded, type=_Footer)
+        footer = _footer.decode(encoded)
         crc = 0
         for start in range(0, end, _PIECE_BYTES):
             crc = google_crc32c.extend(crc, bytes(view[start : min(start + _PIECE_BYTES, end)]))

@@ -79,6 +79,9 @@ class FileChecksum(msgspec.Struct, frozen=True, array_like=True):
     crc32c: int
 
 
+_checksums = msgspec.msgpack.Decoder(dict[str, FileChecksum])
+
+
 def encode_point(point: StoredPoint) -> bytes:
     return _VERSION.pack(point.version) + point.key + point.payload
 
@@ -188,7 +191,7 @@ def verify_segment(folder: Path) -> None:
         body = content[_CRC.size :]
         if content[: _CRC.size] != _CRC.pack(google_crc32c.value(body)):
             raise StoreCorrupt(f"{path} fails its checksum")
-        for name, expected in msgspec.msgpack.decode(body, type=dict[str, FileChecksum]).items():
+        for name, expected in _checksums.decode(body).items():
             path = folder / name
             found = checksum_of(path)
             if found != expected:

@@ -70,7 +70,7 @@ class Wire:
             merged = found[0] if len(found) == 1 else operation.merge(found)
             back = msgspec.msgpack.encode(merged)
             self.longest = max(self.longest, len(back))
-            results.append(msgspec.msgpack.decode(back, type=operation.result))
+            results.append(operation.result_decoder.decode(back))
         return results[0] if len(results) == 1 else operation.merge(results)
 
 
