@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from vectorizer_engine.api.answers import STREAM_BYTES, Outgoing, encode
+from vectorizer_engine.api.answers import STREAM_BYTES, Fragments, Outgoing, encode
 from vectorizer_engine.api.auth import Access, Authenticator, presented_key
 from vectorizer_engine.api.bodies import Body, ClientDisconnected, Receive
 from vectorizer_engine.api.call import Answer, Call, Engine, Plain
 from vectorizer_engine.api.errors import HttpError, answer_error
 from vectorizer_engine.api.pace import BRIEF_SECONDS, Effort, Pace
+from vectorizer_engine.api.rounds import Asked, Rounds
 from vectorizer_engine.api.router import Route, Router, Where
 from vectorizer_engine.api.routes import ABSENT, ROUTES
 from vectorizer_engine.api.workers import Workers
+from vectorizer_engine.collection.records import Scored
 from vectorizer_engine.cores import usable_cores
 from vectorizer_engine.errors import (
     ClusterConfigViolation,
@@ -71,6 +73,7 @@ class Application:
         self._authenticator = Authenticator(engine.config)
         self._largest = min(engine.config.server.max_request_bytes, engine.request_memory.bodies.limit)
         self._pace = Pace()
+        self._rounds = Rounds(self._pace)
         self._searches = 0
         self._pools = {
             Where.READERS: Workers(READERS, name="reader"),
@@ -86,37 +89,58 @@ class Application:
         for pool in self._pools.values():
             pool.close()
 
-    def at_once(self, scope: dict[str, Any], body: bytes | bytearray) -> Plain | None:
-        """The answer to a request that is here as a whole, where it can be given without waiting for anything.
+    def at_once(
+        self, scope: dict[str, Any], body: bytes | bytearray, give: Callable[[Plain | None], None]
+    ) -> bool:
+        """Whether the answer to a request that is here as a whole will be given without waiting for anything.
 
-        These are searches that will likely be brief (`api.pace`). None for all others: they take the usual way, and so
-        do those about which something is wrong, and those whose answer turns out to be long, which is then made again.
+        *give* gets it in this turn of the loop. These are searches that will likely be brief (`api.pace`). All others
+        take the usual way, and so do those about which something is wrong, and those whose answer turns out to be long:
+        it is then None, and made again.
         """
         began = time.perf_counter()
-        memory = self._engine.request_memory.bodies
         if scope["query_string"] or self._in_cluster or self._engine.stopping:
-            return None
+            return False
+        memory = self._engine.request_memory.bodies
+        size = len(body)
         try:
             route, path = self._router.match(scope["method"], scope["raw_path"])
-            if route.where is not Where.SEARCHERS or _body_length(scope["headers"]) != len(body):
-                return None
+            if route.plan is None or _body_length(scope["headers"]) != size or size > self._largest:
+                return False
             tenant = self._authenticator.check(presented_key(scope["headers"]), route.access)
+            collection = tenant, path["collection"]
+            if not self._pace.is_brief(collection, body, alone=False) or not memory.take(size):
+                return False
         except EngineError:
-            return None
-        collection = tenant, path["collection"]
-        if len(body) > self._largest or not self._pace.is_brief(collection, body, alone=False):
-            return None
-        if not memory.take(len(body)):
-            return None
+            return False
+
+        def finish(hits: Sequence[Scored] | None) -> None:
+            memory.release(size)
+            give(None if hits is None else self._short(route, search.answer(hits), collection, began))
+
         try:
-            answer = self._search(route, Call(self._engine, tenant, path, {}, body), collection, began)
-        finally:
-            memory.release(len(body))
-        if isinstance(answer, Outgoing):
+            search = route.plan(Call(self._engine, tenant, path, {}, body))
+            added = self._rounds.add(Asked(search, collection, finish))
+        except Exception:  # noqa: BLE001 - it comes again the usual way, which says what is wrong
+            added = False
+        if not added:
+            memory.release(size)
+        return added
+
+    def _short(
+        self, route: Route, fragments: Fragments, collection: tuple[str, str], began: float
+    ) -> Plain | None:
+        """The answer of these *fragments*. None where something is wrong with it, or it is long."""
+        outgoing = Outgoing(fragments, began=began)
+        try:
+            outgoing.advance()
+        except Exception:  # noqa: BLE001 - as above
+            return None
+        if not outgoing.finished:
             self._pace.note(collection, BRIEF_SECONDS)
             return None
-        self._observe(route, answer.status, time.perf_counter() - began)
-        return answer
+        self._observe(route, 200, time.perf_counter() - began)
+        return Plain(outgoing.take(), _JSON)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         began = time.perf_counter()

@@ -9,7 +9,7 @@ read, so that what waits fills the client's socket and not the engine's heap.
 uvicorn closes a connection that is idle after an answer. One that never sends a whole request, which takes a file
 descriptor as well, is closed here after the same time without a byte.
 
-A search that came in one piece is answered then and there, if the application can do that without waiting
+A search that came in one piece is answered in the same turn of the event loop, where that can be done without waiting
 (`app.Application.at_once`): starting a task for it, and the messages of ASGI, take longer than all the rest of it.
 
 How much bodies may hold is not decided here: `bodies`.
@@ -18,6 +18,7 @@ How much bodies may hold is not decided here: `bodies`.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -96,14 +97,11 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         if self._unstarted is None:
             return
-        cycle, _ = self._unstarted
-        answer: Plain | None = None
+        cycle, app = self._unstarted
         if self._may_answer and not self.flow.write_paused and not cycle.waiting_for_100_continue:
             self._may_answer = False  # one of what was read, so that other connections get their turn
-            answer = self._application.at_once(cycle.scope, cycle.body)
-        if answer is not None:
-            self._unstarted = None
-            self._send(cycle, answer)
+            if self._application.at_once(cycle.scope, cycle.body, partial(self._answer, cycle, app)):
+                self._unstarted = None
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -123,6 +121,15 @@ class Connection(HttpToolsProtocol):
             cycle, app = self._unstarted
             self._unstarted = None
             super()._start_asgi_task(cycle, app)
+
+    def _answer(self, cycle: RequestResponseCycle, app: Any, answer: Plain | None) -> None:
+        """Send what was made at once, or have it made the usual way."""
+        if self.transport.is_closing():
+            return
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self._send(cycle, answer)
 
     def _send(self, cycle: RequestResponseCycle, answer: Plain) -> None:
         """What `cycle.send` does with an answer that is whole."""

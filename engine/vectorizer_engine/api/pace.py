@@ -65,6 +65,10 @@ class Pace:
         longest = BRIEF_SECONDS if alone else BRIEFER_SECONDS
         return seconds is not None and seconds <= longest and b'"filter"' not in body
 
+    def forget(self, collection: _Collection) -> None:
+        """Have the next search of *collection* go to a thread, and be measured."""
+        self._seconds.pop(collection, None)
+
     def note(self, collection: _Collection, seconds: float) -> None:
         """A search of *collection* took so much `Effort`."""
         if len(self._seconds) >= _MOST and collection not in self._seconds:

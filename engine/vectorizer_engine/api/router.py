@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 from vectorizer_engine.api.auth import Access
 from vectorizer_engine.api.call import Answer, Call
 from vectorizer_engine.api.errors import HttpError
+from vectorizer_engine.api.search import Search
 
 
 class Where(Enum):
@@ -36,6 +37,8 @@ class Route:
     handler: Callable[[Call], Answer]
     access: Access
     where: Where
+    plan: Callable[[Call], Search] | None = None
+    """Of a search alone: what `handler` would answer, before it is looked for."""
     parameters: frozenset[str] = frozenset()
     """The query parameters that do something here; others are refused."""
     makes_collections: bool = False

@@ -68,8 +68,51 @@ class _Target:
     point: PointId | None = None
 
 
+class Search:
+    """A search that is all of a request, ready to run."""
+
+    __slots__ = ("_after", "_before", "plan")
+
+    def __init__(self, plan: _Plan, before: bytes = b"", after: bytes = b"") -> None:
+        """Its hits are answered between *before* and *after*."""
+        self.plan = plan
+        self._before = before
+        self._after = after
+
+    @property
+    def nbytes(self) -> int:
+        """What its hits hold."""
+        return self.plan.holding_hits(1).nbytes
+
+    def answer(self, hits: Sequence[Scored]) -> Fragments:
+        """The answer, of the *hits* that there are already."""
+        yield self._before
+        yield from self.plan.selection.hits(hits)
+        yield self._after
+
+    def fragments(self) -> Fragments:
+        """The answer to this search alone."""
+        yield self.plan.holding_hits(1)
+        [hits] = self.plan.run([self.plan])
+        yield from self.answer(hits)
+
+
+def run_together(searches: Sequence[Search]) -> Sequence[Sequence[Scored]]:
+    """The hits of each of *searches*, which are of one collection and have the same `key`."""
+    return searches[0].plan.run([each.plan for each in searches])
+
+
+def plan_search(call: Call) -> Search:
+    return Search(_Plan(call.collection, *_decoded(_search, call), where=""))
+
+
+def plan_query(call: Call) -> Search:
+    plan = _Plan(call.collection, *_decoded(_query, call), where="")
+    return Search(plan, b'{"points":', b"}")
+
+
 def search_points(call: Call) -> Fragments:
-    return _Plan(call.collection, *_decoded(_search, call), where="").answer()
+    return plan_search(call).fragments()
 
 
 def search_batch(call: Call) -> Fragments:
@@ -79,10 +122,7 @@ def search_batch(call: Call) -> Fragments:
 
 
 def query_points(call: Call) -> Fragments:
-    plan = _Plan(call.collection, *_decoded(_query, call), where="")
-    yield b'{"points":'
-    yield from plan.answer()
-    yield b"}"
+    return plan_query(call).fragments()
 
 
 def query_batch(call: Call) -> Fragments:
@@ -217,12 +257,6 @@ class _Plan:
     def holding_hits(self, searches: int) -> Hold:
         """What the hits of so many searches hold at a time."""
         return Hold(_HIT_BYTES * self.most_hits * searches, "ask for a smaller limit and offset, or scroll")
-
-    def answer(self) -> Fragments:
-        """The hits of this search alone."""
-        yield self.holding_hits(1)
-        [hits] = self.run([self])
-        yield from self.selection.hits(hits)
 
     def key(self) -> bytes:
         """Equal for searches that differ in their vector only."""

@@ -20,8 +20,7 @@ from vectorizer_engine.index.base import Vectors
 
 T = TypeVar("T")
 
-_QUESTION = struct.Struct("<QQ?qQ")
-_COUNT = struct.Struct("<I")
+_QUESTION = struct.Struct("<QQ?q")
 _HIT = np.dtype([("part", "<u4"), ("offset", "<u4"), ("score", "<f4")])
 
 
@@ -34,43 +33,38 @@ def search_with_cache(
     results: AdvancedCache,
     finish: Callable[[list[Ranking]], list[T]],
 ) -> list[T]:
-    """`view.search` without a filter, or its answer from *results*."""
-    question = _QUESTION.pack(view.serial, limit, how.exact, how.ef or 0, len(queries))
-    key = blake2b(queries.data, digest_size=32, key=question).digest()
-    packed = results.get(key)
-    if packed is not None:
-        return finish(_unpack(packed, view))
-    rankings = view.search(queries, limit, how, selector=None, finish=lambda found: found)
-    results.put(key, _pack(rankings, view))
-    return finish(rankings)
+    """`view.search` without a filter. The answer to each query comes from *results*, or is kept there."""
+    question = _QUESTION.pack(view.serial, limit, how.exact, how.ef or 0)
+    keys = [blake2b(query.data, digest_size=32, key=question).digest() for query in queries]
+    kept = [results.get(key) for key in keys]
+    rankings = [None if packed is None else _unpack(packed, view) for packed in kept]
+    missing = [row for row, ranking in enumerate(rankings) if ranking is None]
+    if missing:
+        asked = queries if len(missing) == len(queries) else queries[missing]
+        found = view.search(asked, limit, how, selector=None, finish=lambda found: found)
+        for row, ranking in zip(missing, found, strict=True):
+            rankings[row] = ranking
+            results.put(keys[row], _pack(ranking, view))
+    return finish([ranking for ranking in rankings if ranking is not None])
 
 
-def _pack(rankings: list[Ranking], view: View) -> bytes:
+def _pack(ranking: Ranking, view: View) -> bytes:
     index = {id(part): number for number, part in enumerate(view.parts)}
-    pieces: list[bytes] = []
-    for ranking in rankings:
-        hits = np.empty(len(ranking.offsets), _HIT)
-        numbers = np.array([index[id(part)] for part in ranking.parts], np.uint32)
-        if len(hits):
-            hits["part"] = numbers[0] if ranking.numbers is None else numbers[ranking.numbers]
-        hits["offset"] = ranking.offsets
-        hits["score"] = ranking.scores
-        pieces += (_COUNT.pack(len(hits)), hits.tobytes())
-    return b"".join(pieces)
+    hits = np.empty(len(ranking.offsets), _HIT)
+    numbers = np.array([index[id(part)] for part in ranking.parts], np.uint32)
+    if len(hits):
+        hits["part"] = numbers[0] if ranking.numbers is None else numbers[ranking.numbers]
+    hits["offset"] = ranking.offsets
+    hits["score"] = ranking.scores
+    return hits.tobytes()
 
 
-def _unpack(packed: bytes, view: View) -> list[Ranking]:
-    rankings: list[Ranking] = []
-    position = 0
-    while position < len(packed):
-        (count,) = _COUNT.unpack_from(packed, position)
-        hits = np.frombuffer(packed, _HIT, count, position + _COUNT.size)
-        position += _COUNT.size + hits.nbytes
-        numbers = hits["part"].astype(np.int64)
-        ranking = Ranking(
-            view.parts, numbers, hits["offset"].astype(np.int64), np.ascontiguousarray(hits["score"])
-        )
-        if count and (numbers == numbers[0]).all():
-            ranking = ranking._replace(parts=(view.parts[numbers[0]],), numbers=None)
-        rankings.append(ranking)
-    return rankings
+def _unpack(packed: bytes, view: View) -> Ranking:
+    hits = np.frombuffer(packed, _HIT)
+    numbers = hits["part"].astype(np.int64)
+    ranking = Ranking(
+        view.parts, numbers, hits["offset"].astype(np.int64), np.ascontiguousarray(hits["score"])
+    )
+    if len(hits) and (numbers == numbers[0]).all():
+        return ranking._replace(parts=(view.parts[numbers[0]],), numbers=None)
+    return ranking

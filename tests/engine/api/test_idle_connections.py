@@ -32,7 +32,7 @@ async def connected(
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    application.at_once = lambda scope, body: None  # type: ignore[attr-defined]
+    application.at_once = lambda *_: False  # type: ignore[attr-defined]
     config = uvicorn.Config(application, timeout_keep_alive=IDLE_SECONDS, lifespan="off", log_config=None)  # type: ignore[arg-type]
     config.load()
     server = await asyncio.get_running_loop().create_server(

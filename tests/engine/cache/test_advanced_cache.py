@@ -166,8 +166,14 @@ def test_a_search_is_answered_from_the_cache_until_something_is_written(tmp_path
         first = collection.search(queries, limit=5)
         hits = lookups(memory)["hit"]
         again = collection.search(queries, limit=5)
-        assert lookups(memory)["hit"] == hits + 1
+        assert lookups(memory)["hit"] == hits + 2
         assert told(again) == told(first)
+        [alone] = collection.search(queries[1:], limit=5)
+        assert told([alone]) == told(first[1:])
+        more = collection.search(vectors_of([3, 5, 4]), limit=5)
+        assert lookups(memory)["hit"] == hits + 5, "only the query that is new is looked for"
+        assert told([more[0], more[2]]) == told(first)
+        assert told([more[1]]) == told(collection.search(vectors_of([5]), limit=5, exact=True))
         assert [len(answer) for answer in collection.search(queries, limit=4, offset=2)] == [4, 4]
         best = first[0][0].id
         collection.set_payload({"n": -1}, ids=[best])

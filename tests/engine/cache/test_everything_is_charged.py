@@ -81,6 +81,7 @@ BOUNDED = {
     "api.bodies.RequestMemory._waiting": A_REQUEST,
     "api.connection.Connection._unread": "what one read of a socket brought; nothing more is read meanwhile",
     "api.pace.Pace._seconds": A_COLLECTION,
+    "api.rounds.Rounds._asked": "so many at a time, whose bodies the request budget holds",
     "api.search._Target.vector": A_REQUEST,
     "api.workers.Workers._tasks": A_REQUEST,
     "cache.advanced_cache.AdvancedCache._blocks": "in the overhead that each block is charged",
