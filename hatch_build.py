@@ -50,17 +50,18 @@ def compile_module(sources: Path, module: Path) -> None:
         for source in sorted(sources.glob("*.cpp")):
             objects.append(Path(folder) / source.with_suffix(".o").name)
             more = IN_ANY_ORDER if source.stem == "kernels" else ()
-            run(*_compiler(), *FLAGS, *more, include, "-c", source, "-o", objects[-1])
+            run(*compiler(), *FLAGS, *more, include, "-c", source, "-o", objects[-1])
         # Beside it first: who has the old one loaded goes on with it.
         new = module.with_suffix(".new")
-        run(*_compiler(), *_LINKED, *objects, "-o", new)
+        run(*compiler(), *_LINKED, *objects, "-o", new)
         new.replace(module)
 
 
 _LINKED = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """The C++ compiler, as a command."""
     return shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 
