@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,13 +31,9 @@ from vectorizer_engine.collection.records import Record
 from vectorizer_engine.collection.types import Payload, PointId, Predicate
 from vectorizer_engine.errors import InvalidRequest, PointNotFound
 
-_upsert = msgspec.json.Decoder(UpsertPoints)
-_select = msgspec.json.Decoder(SelectPoints)
 _retrieve = msgspec.json.Decoder(RetrievePoints)
 _scroll = msgspec.json.Decoder(ScrollPoints)
 _count = msgspec.json.Decoder(CountPoints)
-_set_payload = msgspec.json.Decoder(SetPayload)
-_delete_payload = msgspec.json.Decoder(DeletePayload)
 _update_batch = msgspec.json.Decoder(UpdateBatch)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -57,9 +52,14 @@ _DIGITS = len(str(2**64))
 # --- writing -------------------------------------------------------------------------------------------
 
 
-def upsert_points(call: Call) -> Any:
+def operation(kind: str) -> Callable[[Call], Any]:
+    """The handler of requests that are one operation of this *kind*."""
+    decoder, carry_out = _OPERATIONS[kind]
+    return lambda call: carry_out(call, decode(decoder, call.body))
+
+
+def _upsert_points(call: Call, body: UpsertPoints) -> Any:
     collection = call.collection
-    body = decode(_upsert, call.body)
     if (body.points is None) == (body.batch is None):
         raise InvalidRequest("expected exactly one of points and batch")
     if body.points is not None:
@@ -123,23 +123,19 @@ def _from_batch(batch: Batch, collection: AnyCollection) -> _Columns:
     return _Columns(decode_ids(batch.ids, where="batch.ids"), rows, lambda i: f"batch.vectors[{i}]", payloads)
 
 
-def delete_points(call: Call) -> Any:
-    selected = _selected(decode(_select, call.body))
-    return _done(call, call.collection.delete(**selected, wait=call.wait))
+def _delete_points(call: Call, body: SelectPoints) -> Any:
+    return _done(call, call.collection.delete(**_selected(body), wait=call.wait))
 
 
-def set_payload(call: Call) -> Any:
-    body = decode(_set_payload, call.body)
+def _set_payload(call: Call, body: SetPayload) -> Any:
     return _done(call, call.collection.set_payload(body.payload, **_selected(body), wait=call.wait))
 
 
-def overwrite_payload(call: Call) -> Any:
-    body = decode(_set_payload, call.body)
+def _overwrite_payload(call: Call, body: SetPayload) -> Any:
     return _done(call, call.collection.overwrite_payload(body.payload, **_selected(body), wait=call.wait))
 
 
-def delete_payload(call: Call) -> Any:
-    body = decode(_delete_payload, call.body)
+def _delete_payload(call: Call, body: DeletePayload) -> Any:
     for key in body.keys:
         if any(isinstance(step, int) for step in parse_path(key)):
             raise InvalidRequest(
@@ -148,39 +144,40 @@ def delete_payload(call: Call) -> Any:
     return _done(call, call.collection.delete_payload(body.keys, **_selected(body), wait=call.wait))
 
 
-def clear_payload(call: Call) -> Any:
-    selected = _selected(decode(_select, call.body))
-    return _done(call, call.collection.clear_payload(**selected, wait=call.wait))
+def _clear_payload(call: Call, body: SelectPoints) -> Any:
+    return _done(call, call.collection.clear_payload(**_selected(body), wait=call.wait))
+
+
+_OPERATIONS: dict[str, tuple[msgspec.json.Decoder[Any], Callable[[Call, Any], Any]]] = {
+    "upsert": (msgspec.json.Decoder(UpsertPoints), _upsert_points),
+    "delete": (msgspec.json.Decoder(SelectPoints), _delete_points),
+    "set_payload": (msgspec.json.Decoder(SetPayload), _set_payload),
+    "overwrite_payload": (msgspec.json.Decoder(SetPayload), _overwrite_payload),
+    "delete_payload": (msgspec.json.Decoder(DeletePayload), _delete_payload),
+    "clear_payload": (msgspec.json.Decoder(SelectPoints), _clear_payload),
+}
+"""What a request may be one of, and a batch may hold."""
 
 
 def update_batch(call: Call) -> Any:
     """Operations one after another, as if each had come alone. Where one fails, those before it are done."""
     call.collection  # noqa: B018 - so that its loss is noticed, and nothing is done where it does not exist
     done = []
-    for number, operation in enumerate(decode(_update_batch, call.body).operations):
+    for number, each in enumerate(decode(_update_batch, call.body).operations):
         where = f"operations[{number}]"
-        if len(operation) != 1 or not operation.keys() <= _OPERATIONS.keys():
+        if len(each) != 1 or not each.keys() <= _OPERATIONS.keys():
             raise InvalidRequest(
                 f"{where}: expected an object with one of {', '.join(_OPERATIONS)}, found one with "
-                f"{', '.join(map(repr, operation)) or 'nothing'}; operations before it are done"
+                f"{', '.join(map(repr, each)) or 'nothing'}; operations before it are done"
             )
-        [(kind, body)] = operation.items()
+        [(kind, body)] = each.items()
         try:
-            done.append(_OPERATIONS[kind](replace(call, body=bytes(body))))
+            decoder, carry_out = _OPERATIONS[kind]
+            done.append(carry_out(call, decode(decoder, body)))
         except InvalidRequest as error:
             error.args = (f"{where}.{kind}: {error}; operations before it are done",)
             raise
     return done
-
-
-_OPERATIONS: dict[str, Callable[[Call], Any]] = {
-    "upsert": upsert_points,
-    "delete": delete_points,
-    "set_payload": set_payload,
-    "overwrite_payload": overwrite_payload,
-    "delete_payload": delete_payload,
-    "clear_payload": clear_payload,
-}
 
 
 def _selected(body: SelectPoints) -> dict[str, Any]:

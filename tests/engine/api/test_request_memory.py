@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 from tests.engine.api.test_answers import MIB
 from tests.engine.fixtures import StartEngine
@@ -14,7 +15,10 @@ DIMENSION = 384
 POINTS = 500
 
 
-def test_resident_memory_stays_within_the_budget_whatever_is_written(make_engine: StartEngine) -> None:
+@pytest.mark.parametrize("batched", [False, True], ids=["points", "a batch of operations"])
+def test_resident_memory_stays_within_the_budget_whatever_is_written(
+    make_engine: StartEngine, batched: bool
+) -> None:
     budget, cache = 16 * MIB, 16 * MIB
     engine = make_engine(
         {"server": {"request_memory_bytes": budget}, "cluster": {"max_cache_memory_bytes": cache}}
@@ -24,11 +28,12 @@ def test_resident_memory_stays_within_the_budget_whatever_is_written(make_engine
         {"id": row, "vector": vector, "payload": {"tags": [{"n": row}] * 20}}
         for row, vector in enumerate(numbers)
     ]
-    body = json.dumps({"points": points}).encode()
+    body = json.dumps({"operations": [{"upsert": {"points": points}}]} if batched else {"points": points})
+    method, path = ("POST", "/batch") if batched else ("PUT", "")
 
     def send(_: int) -> int:
         with engine.http() as http:
-            return http.put("/collections/c/points?wait=true", content=body).status_code
+            return http.request(method, f"/collections/c/points{path}?wait=true", content=body).status_code
 
     with engine.http() as http, ThreadPoolExecutor(24) as senders:
         http.put("/collections/c", json={"vectors": {"size": DIMENSION, "distance": "Cosine"}})
