@@ -20,7 +20,7 @@ venv: .venv/ready ## Create .venv/ with everything that development needs
 	@echo "setting up .venv (about a minute, once)"
 	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' \
 	  || { [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || apt-get install --quiet --yes python3-dev; }
-	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
