@@ -50,7 +50,7 @@ _KINDS_OF_QUERY = (
     'expected a vector, a point\'s id, or {"nearest": …}; other kinds of query are not supported'
 )
 
-_HITS_AT_ONCE = 1000
+_HITS_AT_ONCE = 4000
 """So many hits of a batch are looked for and held at a time, unless a single search wants more."""
 
 _HIT_BYTES = 600

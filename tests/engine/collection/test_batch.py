@@ -16,7 +16,7 @@ QUERIES = np.arange(10 * ROWS_AT_ONCE + 3, dtype=np.float32).reshape(-1, 1)
 
 @pytest.fixture(autouse=True)
 def helpers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "HELPERS", 1)
+    monkeypatch.setattr(batch, "CORES", 2)
 
 
 def test_answers_come_in_the_order_of_the_queries_from_several_threads() -> None:
@@ -41,6 +41,20 @@ def test_a_batch_is_answered_though_every_helper_is_busy(monkeypatch: pytest.Mon
     assert all(each.result() for each in busy)
 
 
+@pytest.mark.parametrize("count", [17, 32, 33, 50, 100])
+def test_every_core_gets_as_many_pieces_of_one_size(count: int) -> None:
+    sizes: list[int] = []
+
+    def work(rows: Vectors) -> list[float]:
+        sizes.append(len(rows))
+        return rows[:, 0].tolist()
+
+    spread(work, QUERIES[:count])
+    assert len(sizes) % 2 == 0
+    assert max(sizes) <= ROWS_AT_ONCE
+    assert max(sizes) - min(sizes) < len(sizes)
+
+
 def test_few_queries_and_those_of_a_single_core_stay_in_their_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -49,7 +63,7 @@ def test_few_queries_and_those_of_a_single_core_stay_in_their_thread(monkeypatch
         return [0] * len(rows)
 
     spread(work, QUERIES[:ROWS_AT_ONCE])
-    monkeypatch.setattr(batch, "HELPERS", 0)
+    monkeypatch.setattr(batch, "CORES", 1)
     spread(work, QUERIES)
     assert seen == [(threading.get_ident(), ROWS_AT_ONCE), (threading.get_ident(), len(QUERIES))]
 
