@@ -114,18 +114,20 @@ class Application:
         except EngineError:
             return False
 
+        try:
+            search = route.plan(Call(self._engine, tenant, path, {}, body))
+        except Exception:  # noqa: BLE001 - it comes again the usual way, which says what is wrong
+            memory.release(size)
+            return False
+
         def finish(hits: Sequence[Scored] | None) -> None:
             memory.release(size)
             give(None if hits is None else self._short(route, search.answer(hits), collection, began))
 
-        try:
-            search = route.plan(Call(self._engine, tenant, path, {}, body))
-            added = self._rounds.add(Asked(search, collection, finish))
-        except Exception:  # noqa: BLE001 - it comes again the usual way, which says what is wrong
-            added = False
-        if not added:
-            memory.release(size)
-        return added
+        if self._rounds.add(Asked(search, collection, finish)):
+            return True
+        memory.release(size)
+        return False
 
     def _short(
         self, route: Route, fragments: Fragments, collection: tuple[str, str], began: float
