@@ -36,6 +36,7 @@ from vectorizer_engine.cache.keeper import CacheKeeper
 from vectorizer_engine.cache.memory_manager import CacheMemoryManager
 from vectorizer_engine.checked_config import CheckedConfig
 from vectorizer_engine.cluster.validator import Violation
+from vectorizer_engine.collection.batch import end_helpers
 from vectorizer_engine.collection.store import VectorStore
 from vectorizer_engine.config import Config
 from vectorizer_engine.distributed.store import DistributedStore
@@ -78,6 +79,7 @@ def serve(
     keep_little_freed_memory()
     allow_many_files()
     status = uvloop.run(_serve(config, listener, reread, skipped_violations))
+    end_helpers()
     end_threads(status)
     return status
 

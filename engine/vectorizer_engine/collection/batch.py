@@ -56,3 +56,8 @@ def spread(work: Callable[[Vectors], list[T]], queries: Vectors) -> list[T]:
             if not helper.cancel():
                 helper.result()
     return [item for start in starts for item in done[start]]
+
+
+def end_helpers() -> None:
+    """Let the threads end that help, of which a process would wait for each. For when nothing is searched any more."""
+    _helpers.shutdown(wait=False)

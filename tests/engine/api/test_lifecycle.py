@@ -54,6 +54,18 @@ def test_a_normal_stop_exits_with_0_and_keeps_everything(make_engine: StartEngin
     assert engine.start().client().count("kept").count == 1
 
 
+def test_a_stopping_engine_waits_for_no_thread_that_has_nothing_to_do(make_engine: StartEngine) -> None:
+    engine = make_engine().start()
+    with engine.http() as http:
+        http.put("/collections/a", json={"vectors": VECTORS}).raise_for_status()
+        points = {"points": [point(i) for i in range(100)]}
+        http.put("/collections/a/points?wait=true", json=points).raise_for_status()
+        searches = {"searches": [{"query": point(i)["vector"]} for i in range(100)]}
+        http.post("/collections/a/points/query/batch", json=searches).raise_for_status()
+    assert engine.stop() == 0
+    assert "does not end" not in engine.log
+
+
 def test_a_stopping_engine_is_first_unready_and_answers_what_is_in_flight(make_engine: StartEngine) -> None:
     engine = make_engine().start()
     with engine.http() as http:
