@@ -7,33 +7,21 @@
 #include <limits>
 #include <memory>
 
+#include "walk.hpp"
+
 namespace graph {
+
+using walk::AHEAD;
+using walk::ordered;
+using walk::prefetch;
+
 namespace {
-
-constexpr float LARGEST_CODE = 127;
-constexpr float SMALLEST_SCALED = 1e-36f;  // float32 has no number to scale up smaller ones by
-constexpr int32_t SIGN = 128;              // is added to integer codes, so that they are stored without a sign
-constexpr float CODE_STEPS = 255;          // codes with ranges: lowest + width · (code + ½) / 255
-
-// faiss' numbers of the codes
-constexpr int32_t RANGES = 0;
-constexpr int32_t INTEGERS = 8;
 
 template <typename T>
 T load(const uint8_t* from) {
     T value;  // nothing in the file is aligned
     std::memcpy(&value, from, sizeof value);
     return value;
-}
-
-// What is not a number, which only damage can bring about, comes last: sorting relies on an order of all.
-float ordered(float farness) { return farness == farness ? farness : std::numeric_limits<float>::infinity(); }
-
-constexpr size_t CACHE_LINE = 64;
-constexpr size_t AHEAD = 4;  // so many codes are on their way to the processor while one is compared
-
-void prefetch(const uint8_t* from, size_t size) {
-    for (size_t at = 0; at < size; at += CACHE_LINE) __builtin_prefetch(from + at);
 }
 
 // Takes what faiss wrote from the front of what is left. Once it comes to an end, it stays there.
@@ -132,9 +120,9 @@ Graph* Graph::parse(Bytes body, size_t count, size_t dimension, Metric metric, c
     const auto code_dimension = reader.number<uint64_t>();
     const auto code_size = reader.number<uint64_t>();
     const uint8_t* ranges = reader.array(4, &length);
-    const bool in_integers = kind == INTEGERS;
+    const bool in_integers = kind == codes::INTEGERS;
     if (reader.failed() || code_dimension != dimension || code_size != dimension ||
-        !(in_integers || (kind == RANGES && length == 2 * dimension)))
+        !(in_integers || (kind == codes::RANGES && length == 2 * dimension)))
         return nullptr;
     graph->codes_ = reader.array(1, &length);
     if (reader.failed() || reader.left() != 0 || length != count * dimension) return nullptr;
@@ -173,22 +161,22 @@ public:
         const size_t dimension = graph_.dimension_;
         if (graph_.in_integers_) {
             // In whole numbers, the largest of them 127: the order of inner products stays.
-            float largest = SMALLEST_SCALED;
+            float largest = codes::SMALLEST_SCALED;
             for (size_t i = 0; i < dimension; ++i) largest = std::max(largest, std::fabs(query[i]));
-            const float scale = LARGEST_CODE / largest;
+            const float scale = codes::LARGEST_CODE / largest;
             int64_t total = 0;
             for (size_t i = 0; i < dimension; ++i) {
                 scaled_[i] = int8_t(std::nearbyint(query[i] * scale));
                 total += scaled_[i];
             }
-            signs_ = SIGN * total;
+            signs_ = codes::SIGN * total;
             return;
         }
         float* from = weights_.data();
         float* steps = from + dimension;
         for (size_t i = 0; i < dimension; ++i) {
             const auto lowest = load<float>(graph_.ranges_ + 4 * i);
-            const auto step = load<float>(graph_.ranges_ + 4 * (dimension + i)) / CODE_STEPS;
+            const auto step = load<float>(graph_.ranges_ + 4 * (dimension + i)) / codes::CODE_STEPS;
             if (graph_.metric_ == Metric::l2) {
                 from[i] = query[i] - lowest - step / 2;
                 steps[i] = step;
@@ -218,30 +206,19 @@ private:
 // What a search works with, used again for each query of a call.
 class Graph::Scratch {
 public:
-    explicit Scratch(size_t count) : visited_((count + 63) / 64) {}
+    explicit Scratch(size_t count) : visited(count) {}
 
     void clear() {
-        std::fill(visited_.begin(), visited_.end(), 0);
+        visited.clear();
         open.clear();
         nearest.clear();
         allowed.clear();
     }
 
-    // Whether *node* comes for the first time.
-    bool visit(uint32_t node) {
-        uint64_t& word = visited_[node / 64];
-        const uint64_t bit = uint64_t(1) << (node % 64);
-        const bool first = (word & bit) == 0;
-        word |= bit;
-        return first;
-    }
-
+    walk::Visited visited;
     std::vector<Ranked> open;     // min-heap: to be expanded
     std::vector<Ranked> nearest;  // max-heap: the ef nearest of all
     std::vector<Ranked> allowed;  // max-heap: the nearest of what the mask allows
-
-private:
-    std::vector<uint64_t> visited_;
 };
 
 namespace {
@@ -314,7 +291,7 @@ void Graph::candidates(const Compare& compare, const Question& question, Scratch
             keep(scratch.allowed, question.candidates, found);
     };
     const Ranked start = entry(compare);
-    scratch.visit(start.node);
+    scratch.visited.visit(start.node);
     take(start);
     std::vector<uint32_t> fresh;
     while (!scratch.open.empty()) {
@@ -329,7 +306,7 @@ void Graph::candidates(const Compare& compare, const Question& question, Scratch
         for (size_t i = 0; i < count; ++i) {
             const auto node = load<uint32_t>(neighbours + 4 * i);
             if (node >= count_) break;
-            if (scratch.visit(node)) {
+            if (scratch.visited.visit(node)) {
                 fresh.push_back(node);
             }
         }

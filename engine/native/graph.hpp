@@ -1,10 +1,11 @@
-// Searching the HNSW graph over 8-bit codes that faiss wrote (`index/quantized.py`), where it lies in its file.
+// Searching an HNSW graph over 8-bit codes in faiss' format (`index/quantized.py`), where it lies in its file.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "codes.hpp"
 #include "kernels.hpp"
 
 namespace graph {
@@ -14,7 +15,7 @@ struct Bytes {
     size_t size;
 };
 
-enum class Metric { inner_product = 0, l2 = 1 };  // faiss' numbers
+using codes::Metric;
 
 // What a serialised faiss IndexHNSWSQ consists of, found in its bytes. Nothing of them is copied.
 //
