@@ -21,7 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCES = Path("engine/native")
 MODULE = Path("engine/vectorizer_engine/_native.abi3.so")
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-Wall", "-Wextra")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-DNDEBUG", "-Wall", "-Wextra")
 
 IN_ANY_ORDER = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 """For the kernels alone: a sum of floats is vectorised only where it may be added up in another order."""
@@ -57,7 +57,7 @@ def compile_module(sources: Path, module: Path) -> None:
         new.replace(module)
 
 
-_LINKED = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared",)
+_LINKED = ("-bundle", "-undefined", "dynamic_lookup") if sys.platform == "darwin" else ("-shared", "-pthread")
 
 
 def compiler() -> list[str]:

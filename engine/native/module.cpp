@@ -3,10 +3,14 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <cerrno>
+#include <exception>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "build.hpp"
 #include "graph.hpp"
 #include "json.hpp"
 #include "kernels.hpp"
@@ -172,6 +176,104 @@ PyType_Slot graph_slots[] = {
 };
 
 PyType_Spec graph_spec = {"vectorizer_engine._native.Graph", sizeof(GraphObject), 0, Py_TPFLAGS_DEFAULT, graph_slots};
+
+// --- Built ---------------------------------------------------------------------------------------------------------
+
+struct BuiltObject {
+    PyObject_HEAD
+    build::Index* index;
+};
+
+void built_dealloc(PyObject* self) {
+    delete reinterpret_cast<BuiltObject*>(self)->index;
+    free_object(self);
+}
+
+PyObject* built_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
+    PyObject* vectors;
+    Py_ssize_t count, dimension, links, ef, threads;
+    Py_ssize_t variant = 0;
+    int euclid;
+    if (!PyArg_ParseTuple(arguments, "Onnpnnn|n", &vectors, &count, &dimension, &euclid, &links, &ef, &threads,
+                          &variant))
+        return nullptr;
+    if (variant < 0 || size_t(variant) >= kernels::usable().size()) {
+        PyErr_Format(PyExc_ValueError, "variant %zd, expected one below VARIANTS", variant);
+        return nullptr;
+    }
+    if (count < 1 || count > INT32_MAX || dimension < 1 || dimension > INT32_MAX ||
+        count > PY_SSIZE_T_MAX / 4 / dimension) {
+        PyErr_Format(PyExc_ValueError, "%zd vectors of dimension %zd: expected 1 to 2147483647 of each", count,
+                     dimension);
+        return nullptr;
+    }
+    if (links < 2 || size_t(links) > build::MOST_LINKS || ef < 1 || size_t(ef) > build::MOST_EF || threads < 1 ||
+        size_t(threads) > build::MOST_THREADS) {
+        PyErr_Format(PyExc_ValueError, "%zd links, ef %zd, %zd threads: expected 2 to %zu, 1 to %zu and 1 to %zu",
+                     links, ef, threads, build::MOST_LINKS, build::MOST_EF, build::MOST_THREADS);
+        return nullptr;
+    }
+    Buffer held;
+    if (!held.hold(vectors, count * dimension * 4)) return nullptr;
+    const build::Task task{held.as<const float>(),
+                           size_t(count),
+                           size_t(dimension),
+                           euclid ? codes::Metric::l2 : codes::Metric::inner_product,
+                           size_t(links),
+                           size_t(ef),
+                           size_t(threads)};
+    build::Index* index = nullptr;
+    int no_thread = 0;
+    Py_BEGIN_ALLOW_THREADS
+    try {
+        index = new build::Index(task, kernels::usable()[size_t(variant)]);
+    } catch (const std::system_error& problem) {
+        no_thread = problem.code().value();
+    } catch (const std::exception&) {  // nothing else is thrown but for lack of memory
+    }
+    Py_END_ALLOW_THREADS
+    if (index == nullptr) {
+        if (no_thread == 0) return PyErr_NoMemory();
+        errno = no_thread;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject* self = allocate_object(type);
+    if (self == nullptr)
+        delete index;
+    else
+        reinterpret_cast<BuiltObject*>(self)->index = index;
+    return self;
+}
+
+PyObject* built_read(PyObject* self, PyObject* const* arguments, Py_ssize_t given) {
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "read() takes 2 arguments");
+        return nullptr;
+    }
+    const Py_ssize_t position = PyLong_AsSsize_t(arguments[0]);
+    if (position < 0) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "position %zd, expected at least 0", position);
+        return nullptr;
+    }
+    Buffer out;
+    if (!out.hold(arguments[1], -1, true)) return nullptr;
+    const build::Index& index = *reinterpret_cast<BuiltObject*>(self)->index;
+    return PyLong_FromSize_t(index.read(size_t(position), out.as<uint8_t>(), out.size()));
+}
+
+PyMethodDef built_methods[] = {
+    {"read", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(built_read)), METH_FASTCALL, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyType_Slot built_slots[] = {
+    {Py_tp_new, reinterpret_cast<void*>(built_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(built_dealloc)},
+    {Py_tp_methods, built_methods},
+    {0, nullptr},
+};
+
+PyType_Spec built_spec = {"vectorizer_engine._native.Built", sizeof(BuiltObject), 0, Py_TPFLAGS_DEFAULT, built_slots};
 
 // --- Points --------------------------------------------------------------------------------------------------------
 
@@ -351,7 +453,9 @@ bool add_type(PyObject* module, const char* name, PyType_Spec* spec) {
 }
 
 int module_exec(PyObject* module) {
-    if (!add_type(module, "Graph", &graph_spec) || !add_type(module, "Points", &points_spec)) return -1;
+    if (!add_type(module, "Built", &built_spec) || !add_type(module, "Graph", &graph_spec) ||
+        !add_type(module, "Points", &points_spec))
+        return -1;
     return PyModule_AddIntConstant(module, "VARIANTS", long(kernels::usable().size()));
 }
 

@@ -1,4 +1,5 @@
-"""What is written in C++, in engine/native/: searching and its JSON, where Python would cost more than the search.
+"""What is written in C++, in engine/native/: building graphs, and searching and its JSON, where Python would cost more
+than the search.
 
 Buffers are arrays in C order, of the types that are named here.
 """
@@ -11,13 +12,38 @@ Buffer = Any
 VARIANTS: int
 """So many kinds of processors the loops are compiled for that this one can run. Number 0 is the fastest."""
 
+class Built:
+    """An HNSW graph over 8-bit codes, built and held on the heap: the bytes that faiss would write of it."""
+
+    def __init__(
+        self,
+        vectors: Buffer,
+        count: int,
+        dimension: int,
+        euclid: bool,
+        links: int,
+        ef: int,
+        threads: int,
+        variant: int = 0,
+        /,
+    ) -> None:
+        """Build the graph of *vectors* (float32 [count, dimension], count > 0), which is needed no more then.
+
+        A node gets up to *links* (2 to 1024) others on each upper level and twice as many on the lowest, chosen among
+        the *ef* nearest (1 to 65,536). In *threads* new threads (1 to 1024) of low priority, without Python's lock.
+        Raises ValueError, MemoryError, and OSError where no thread can be started.
+        """
+
+    def read(self, position: int, out: Buffer, /) -> int:
+        """Copy bytes from *position* on into *out*, as many as there are and have a place; how many that is."""
+
 class Graph:
-    """An HNSW graph over 8-bit codes as faiss writes it, read where it lies. Any number of threads may search it."""
+    """An HNSW graph over 8-bit codes in faiss' format, read where it lies. Any number of threads may search it."""
 
     def __init__(
         self, body: Buffer, vectors: Buffer, count: int, dimension: int, euclid: bool, variant: int = 0, /
     ) -> None:
-        """*body* is what faiss wrote of the index of *vectors* (float32 [count, dimension]), of either metric.
+        """*body* is the index of *vectors* (float32 [count, dimension]), of either metric, by `Built` or by faiss.
 
         Raises ValueError where it is not. What its numbers say is checked here and while it is searched: nothing
         outside of it is ever read.

@@ -22,7 +22,7 @@ from vectorizer_engine.errors import EngineError
 logger = logging.getLogger(__name__)
 
 NICENESS = 10
-"""Background threads give way to those that answer requests. So do the threads that faiss starts in them."""
+"""Background threads give way to those that answer requests. So do the threads that they start."""
 
 STOP_SECONDS = 5.0
 """How long `close` waits for a job. Building an index cannot be broken off; it ends with the process."""

@@ -2,6 +2,6 @@
 
 import os
 
-# Read when faiss is loaded. Its threads wait for each other all the while that they build an index, and would do so by
-# running: where others want the processors too, a build then takes four times as much of them and as long.
+# Read when faiss is loaded. Its threads wait for each other when they build an index of inverted lists, and would do so
+# by running, while others may want the processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,8 +1,8 @@
-"""One faiss index in one file that is written once and then only mapped.
+"""One index in one file, in faiss' format, that is written once and then only mapped.
 
     page 0    header: magic, format version, layout, distance, dimension, count, size and CRC32C of the body, recipe
               (little-endian, see `_HEADER`), zeros, and in its last four bytes the CRC32C of the page
-    page 1 …  body: the index as faiss serialises it
+    page 1 …  body: the index as faiss serialises it, or would
 
 The body is read in place: graph, lists and codes stay pages of the file, which the kernel takes back as it needs to.
 What is copied to the heap instead is small; each backend states it.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -37,7 +38,7 @@ _MAGIC = b"VZINDEX\0"
 _HEADER = struct.Struct("<8sIHHIQQI8s")
 _RECIPE_BYTES = 8
 _CRC = struct.Struct("<I")
-_PIECE_BYTES = 128 * 1024
+PIECE_BYTES = 128 * 1024
 """What is read or written at once."""
 
 
@@ -91,8 +92,14 @@ def version_in(path: Path) -> str:
     return version_name(header[-1], format=header[1])
 
 
-def write_index_file(path: Path, index: Any, shape: IndexShape, *, recipe: bytes, files: Files) -> None:
-    """Write *index* (a faiss index) that was built by *recipe* durably to the new file *path*.
+Write = Callable[[bytes], int]
+"""Takes the next piece of a body, and gives its length."""
+
+
+def write_index_file(
+    path: Path, write_body: Callable[[Write], None], shape: IndexShape, *, recipe: bytes, files: Files
+) -> None:
+    """Write an index that was built by *recipe*, and whose body *write_body* writes, durably to the new file *path*.
 
     Its name is durable once the caller has synced the folder. Raises OSError; what it left then is for the
     caller to remove.
@@ -109,11 +116,16 @@ def write_index_file(path: Path, index: Any, shape: IndexShape, *, recipe: bytes
             crc = google_crc32c.extend(crc, piece)
             return len(piece)
 
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write, _PIECE_BYTES))
+        write_body(write)
         files.write(descriptor, _header(shape, size, crc, recipe), 0)
         files.sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def faiss_body(index: Any) -> Callable[[Write], None]:
+    """The body of *index* (a faiss index), by faiss."""
+    return lambda write: faiss.write_index(index, faiss.PyCallbackIOWriter(write, PIECE_BYTES))
 
 
 def _header(shape: IndexShape, size: int, crc: int, recipe: bytes) -> bytes:
@@ -145,7 +157,7 @@ def map_index_file(path: Path, expected: IndexShape) -> memoryview:
                 raise StoreCorrupt(f"{path} has {size} bytes, expected {_PAGE + body_size}: {_REBUILD}")
             crc = 0
             file.seek(_PAGE)
-            while piece := file.read(_PIECE_BYTES):
+            while piece := file.read(PIECE_BYTES):
                 crc = google_crc32c.extend(crc, piece)
             if crc != body_crc:
                 raise StoreCorrupt(

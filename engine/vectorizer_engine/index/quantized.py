@@ -3,14 +3,15 @@
 The graph is searched over 8-bit codes, and what it finds is scored again from the full-precision vectors, so
 scores are exact and only a neighbour that the graph misses is lost.
 
-faiss builds the graph and writes it; it is searched by code of our own (`engine/native/graph.cpp`), in one call for
-all of this, that reads it where it lies in its file (docs/decisions/0015). So nothing of it is on the heap.
+The graph is built by code of our own (`engine/native/build.cpp`, docs/decisions/0017) and written as faiss would. It is
+searched, in one call for all of this, by code that reads it where it lies in its file (`engine/native/graph.cpp`,
+docs/decisions/0015). So nothing of it is on the heap.
 
 Inner products are computed in integers: vectors and queries are scaled so that their largest value is 127, and rounded.
 What scales all alike changes no order. Euclid, where it would, has codes with a range for each dimension, which are
 turned into floats for every comparison; that takes half as long again (docs/decisions/0010).
 
-An index never changes. Cosine vectors arrive with length 1. Manhattan has no such index in faiss.
+An index never changes. Cosine vectors arrive with length 1. Manhattan has no such index.
 
 Figures here were measured with `benchmarks/index.py` on 67,431 MiniLM embeddings (d = 384), 1,000 more of them
 as queries; docs/decisions/0003 has the tables.
@@ -18,24 +19,25 @@ as queries; docs/decisions/0003 has the tables.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vectorizer_engine._native import Graph
+from vectorizer_engine._native import Built, Graph
 from vectorizer_engine.cache.heap import return_free_memory
 from vectorizer_engine.index.base import Distance, Hits, Mask, Vectors
 from vectorizer_engine.index.faiss_file import (
+    PIECE_BYTES,
     FileLayout,
     IndexShape,
+    Write,
     map_index_file,
     not_understood,
     recipe_of,
     write_index_file,
 )
 from vectorizer_engine.index.flat import FlatIndex
-from vectorizer_engine.index.native import faiss
 from vectorizer_engine.index.rescoring import count_bits
 from vectorizer_engine.storage.files import Files
 
@@ -57,35 +59,24 @@ OVERSAMPLING = 2
 COMPARISONS_PER_EF = 30
 """What one step of ef costs, in comparisons of an exact scan with a mask: 2.6 µs against 0.09 µs."""
 
-_METRICS = {
-    Distance.COSINE: faiss.METRIC_INNER_PRODUCT,
-    Distance.DOT: faiss.METRIC_INNER_PRODUCT,
-    Distance.EUCLID: faiss.METRIC_L2,
-}
+_COMPARED_BY = frozenset({Distance.COSINE, Distance.DOT, Distance.EUCLID})
 
-_INTEGER_CODES = frozenset({Distance.COSINE, Distance.DOT})
-_LARGEST_CODE = 127
-_SMALLEST_SCALED = 1e-36
-"""Smaller values count as nothing: float32 has no number to scale them up by."""
+_BUILDER = 2
+"""Which code built a file: 1 was faiss' own."""
 
-RECIPE = recipe_of(M, EF_CONSTRUCTION, _LARGEST_CODE)
+RECIPE = recipe_of(_BUILDER, M, EF_CONSTRUCTION)
 """All that a file depends on, besides the vectors, the distance and the format."""
 
-_ADDED_SHARE = 1 / 64
-_ADDED_BYTES = 64 * 1024
-"""So many vectors are scaled and added at a time: the larger of the two."""
-
 # What is held besides codes and links, checked by tests/engine/index/test_index_memory.py.
-_FIXED_BYTES = 65_536
+_FIXED_BYTES = 2 * PIECE_BYTES + 65_536
 _OPEN_BYTES = 4096
 _LEVELS_AND_OFFSETS_BYTES = 12  # a vector: int32 and size_t
 _CANDIDATES_BYTES = 16_384
-_ORDER_AND_LOCKS_BYTES = 16  # a vector, while building
 
 
 def supports(distance: Distance) -> bool:
     """Whether such an index exists for *distance*."""
-    return distance in _METRICS
+    return distance in _COMPARED_BY
 
 
 def file_bytes(count: int, dimension: int) -> int:
@@ -94,14 +85,9 @@ def file_bytes(count: int, dimension: int) -> int:
 
 
 def build_bytes(count: int, dimension: int, *, threads: int) -> int:
-    """What `build` holds on the heap at its peak. To be reserved before it is called."""
-    visited = threads
-    graph = file_bytes(count, dimension) + count * (_ORDER_AND_LOCKS_BYTES + visited) + _FIXED_BYTES
-    return graph + 4 * dimension * _added_rows(count, dimension)
-
-
-def _added_rows(count: int, dimension: int) -> int:
-    return min(count, max(1, round(count * _ADDED_SHARE), _ADDED_BYTES // (4 * dimension)))
+    """What `build` holds on the heap at its peak: what it writes, and for each thread a bit a vector and the two that
+    it compares with others. To be reserved before it is called."""
+    return file_bytes(count, dimension) + threads * (count // 8 + 2 * 8 * dimension) + _FIXED_BYTES
 
 
 def open_bytes(count: int) -> int:
@@ -136,49 +122,27 @@ def effective_ef(ef: int, limit: int, *, allowed: int, count: int) -> int | None
 def build(path: Path, vectors: Vectors, distance: Distance, *, threads: int, files: Files) -> None:
     """Build the index of *vectors* (float32 [n, d], C order, n > 0, may be mapped) into the new file *path*.
 
-    Holds `build_bytes` meanwhile, and *threads* cores: 12 s for 67,431 vectors with two. Raises OSError.
+    Holds `build_bytes` meanwhile, and *threads* cores, which searches get before it: 3.0 s for 67,931 vectors
+    with two. Raises OSError and MemoryError.
     """
-    count, dimension = vectors.shape
-    faiss.omp_set_num_threads(threads)
     try:
-        index = _build(vectors, distance)
-        shape = IndexShape(FileLayout.HNSW_SQ8, distance, dimension, count)
-        write_index_file(path, index, shape, recipe=RECIPE, files=files)
+        _build(path, vectors, distance, threads, files)
     finally:
-        faiss.omp_set_num_threads(1)
-        index = None
         return_free_memory()
 
 
-def _build(vectors: Vectors, distance: Distance) -> Any:
+def _build(path: Path, vectors: Vectors, distance: Distance, threads: int, files: Files) -> None:
     count, dimension = vectors.shape
-    in_integers = distance in _INTEGER_CODES
-    codes = faiss.ScalarQuantizer.QT_8bit_direct_signed if in_integers else faiss.ScalarQuantizer.QT_8bit
-    index = faiss.IndexHNSWSQ(dimension, codes, M, _METRICS[distance])
-    index.hnsw.efConstruction = EF_CONSTRUCTION
-    index.train(vectors)
-    _make_room(index, count)
-    scale = _LARGEST_CODE / max(vectors.max(), -vectors.min(), _SMALLEST_SCALED)
-    step = _added_rows(count, dimension)
-    for start in range(0, count, step):
-        rows = vectors[start : start + step]
-        if in_integers:
-            rows = rows * np.float32(scale)
-            np.rint(rows, out=rows)
-        index.add(rows)
-    return index
+    built = Built(vectors, count, dimension, distance is Distance.EUCLID, M, EF_CONSTRUCTION, threads)
+    shape = IndexShape(FileLayout.HNSW_SQ8, distance, dimension, count)
+    write_index_file(path, partial(_write_body, built), shape, recipe=RECIPE, files=files)
 
 
-def _make_room(index: Any, count: int) -> None:
-    """Let what *index* consists of grow once: what grows as it is filled is copied, and held twice meanwhile."""
-    graph, codes = index.hnsw, faiss.downcast_index(index.storage).codes
-    links = count * _link_bytes() // 4
-    spare = links // 100 + 1024  # how many levels a node has is left to chance
-    for array, size in ((codes, count * index.d), (graph.neighbors, links + spare), (graph.levels, count)):
-        array.resize(size)
-        array.clear()
-    graph.offsets.resize(count + 1)
-    graph.offsets.resize(1)  # where the links of the first node begin
+def _write_body(built: Built, write: Write) -> None:
+    piece = memoryview(bytearray(PIECE_BYTES))
+    position = 0
+    while size := built.read(position, piece):
+        position += write(bytes(piece[:size]))
 
 
 class QuantizedIndex:

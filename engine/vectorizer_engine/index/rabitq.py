@@ -23,6 +23,7 @@ from vectorizer_engine.index.base import Distance, Hits, Mask, Offsets, Vectors
 from vectorizer_engine.index.faiss_file import (
     FileLayout,
     IndexShape,
+    faiss_body,
     map_index_file,
     read_by_faiss,
     recipe_of,
@@ -128,7 +129,7 @@ def build(path: Path, vectors: Vectors, distance: Distance, *, threads: int, fil
     try:
         index = _build(vectors, distance)
         shape = IndexShape(FileLayout.IVF_RABITQ, distance, dimension, count)
-        write_index_file(path, index, shape, recipe=RECIPE, files=files)
+        write_index_file(path, faiss_body(index), shape, recipe=RECIPE, files=files)
     finally:
         faiss.omp_set_num_threads(1)
         index = None

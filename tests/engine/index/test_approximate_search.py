@@ -22,7 +22,7 @@ from tests.engine.index.samples import (
 )
 from vectorizer_engine.index import quantized, rabitq
 from vectorizer_engine.index.base import Distance
-from vectorizer_engine.index.faiss_file import FileLayout, IndexShape, write_index_file
+from vectorizer_engine.index.faiss_file import FileLayout, IndexShape, faiss_body, write_index_file
 from vectorizer_engine.index.native import faiss
 from vectorizer_engine.index.rescoring import rescore
 from vectorizer_engine.storage.files import Files
@@ -88,7 +88,7 @@ def test_an_index_with_float_codes_as_earlier_versions_wrote_is_searched(tmp_pat
     written.train(vectors)
     written.add(vectors)
     shape = IndexShape(FileLayout.HNSW_SQ8, Distance.COSINE, DIMENSION, COUNT)
-    write_index_file(tmp_path / "index", written, shape, recipe=bytes(8), files=Files())
+    write_index_file(tmp_path / "index", faiss_body(written), shape, recipe=bytes(8), files=Files())
     index = quantized.QuantizedIndex(tmp_path / "index", vectors, Distance.COSINE)
     queries = queries_for(Distance.COSINE)
     assert recall(index.search(queries, 10), exact(vectors, Distance.COSINE, queries, 10)) >= 0.96

@@ -21,6 +21,6 @@ for threads in (1, 2):
 """
 
 
-def test_threads_that_wait_for_each_other_leave_the_processor_to_others(tmp_path: Path) -> None:
+def test_two_threads_take_hardly_more_of_the_processor_than_one(tmp_path: Path) -> None:
     alone, together = map(float, output_of(PROCESSOR_TIME, str(tmp_path), seconds=60).split())
     assert together < 1.5 * alone

@@ -19,6 +19,7 @@ from vectorizer_engine.index.faiss_file import (
     FORMAT,
     FileLayout,
     IndexShape,
+    faiss_body,
     recipe_of,
     seal_page,
     version_in,
@@ -115,7 +116,7 @@ def test_a_newer_format_says_so(backend: str, path: Path) -> None:
 def test_an_intact_file_that_is_not_understood_is_refused(backend: str, path: Path) -> None:
     layout = FileLayout.HNSW_SQ8 if backend == "hnsw-sq8" else FileLayout.IVF_RABITQ
     shape = IndexShape(layout, COSINE, 32, 3000)
-    write_index_file(path, faiss.IndexFlat(32), shape, recipe=bytes(8), files=Files())
+    write_index_file(path, faiss_body(faiss.IndexFlat(32)), shape, recipe=bytes(8), files=Files())
     content = bytearray(path.read_bytes())
     content[4096:4100] = b"none"
     body = bytes(content[4096:])
