@@ -61,6 +61,13 @@ void free_object(PyObject* self) {
     Py_DECREF(type);
 }
 
+// Null, with a Python error set, where there is no such *variant*.
+const kernels::Kernels* kernels_of(Py_ssize_t variant) {
+    if (variant >= 0 && size_t(variant) < kernels::usable().size()) return &kernels::usable()[size_t(variant)];
+    PyErr_Format(PyExc_ValueError, "variant %zd, expected one below VARIANTS", variant);
+    return nullptr;
+}
+
 // --- Graph ---------------------------------------------------------------------------------------------------------
 
 struct GraphObject {
@@ -86,10 +93,8 @@ PyObject* graph_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     Py_ssize_t variant = 0;
     int euclid;
     if (!PyArg_ParseTuple(arguments, "OOnnp|n", &body, &vectors, &count, &dimension, &euclid, &variant)) return nullptr;
-    if (variant < 0 || size_t(variant) >= kernels::usable().size()) {
-        PyErr_Format(PyExc_ValueError, "variant %zd, expected one below VARIANTS", variant);
-        return nullptr;
-    }
+    const kernels::Kernels* kernels = kernels_of(variant);
+    if (kernels == nullptr) return nullptr;
     if (count < 0 || dimension < 1 || count > PY_SSIZE_T_MAX / 4 / dimension) {
         PyErr_SetString(PyExc_ValueError, "there are no so many vectors");
         return nullptr;
@@ -98,7 +103,7 @@ PyObject* graph_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     if (self == nullptr) return nullptr;
     auto* object = reinterpret_cast<GraphObject*>(self);
     object->graph = nullptr;
-    object->kernels = &kernels::usable()[size_t(variant)];
+    object->kernels = kernels;
     object->body = new (std::nothrow) Buffer();
     object->vectors = new (std::nothrow) Buffer();
     const char* problem = nullptr;
@@ -197,10 +202,8 @@ PyObject* built_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     if (!PyArg_ParseTuple(arguments, "Onnpnnn|n", &vectors, &count, &dimension, &euclid, &links, &ef, &threads,
                           &variant))
         return nullptr;
-    if (variant < 0 || size_t(variant) >= kernels::usable().size()) {
-        PyErr_Format(PyExc_ValueError, "variant %zd, expected one below VARIANTS", variant);
-        return nullptr;
-    }
+    const kernels::Kernels* kernels = kernels_of(variant);
+    if (kernels == nullptr) return nullptr;
     if (count < 1 || count > INT32_MAX || dimension < 1 || dimension > INT32_MAX ||
         count > PY_SSIZE_T_MAX / 4 / dimension) {
         PyErr_Format(PyExc_ValueError, "%zd vectors of dimension %zd: expected 1 to 2147483647 of each", count,
@@ -226,7 +229,7 @@ PyObject* built_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
     int no_thread = 0;
     Py_BEGIN_ALLOW_THREADS
     try {
-        index = new build::Index(task, kernels::usable()[size_t(variant)]);
+        index = new build::Index(task, *kernels);
     } catch (const std::system_error& problem) {
         no_thread = problem.code().value();
     } catch (const std::exception&) {  // nothing else is thrown but for lack of memory

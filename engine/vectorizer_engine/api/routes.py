@@ -56,8 +56,9 @@ def _read(method: str, pattern: str, handler: _Handler, parameters: frozenset[st
     )
 
 
-def _search(method: str, pattern: str, handler: _Handler, plan: Callable[[Call], search.Search]) -> Route:
-    return replace(_read(method, pattern, handler, _ANY_SHARDS), where=Where.SEARCHERS, plan=plan)
+def _search(method: str, pattern: str, plan: Callable[[Call], search.Search]) -> Route:
+    read = _read(method, pattern, lambda call: plan(call).fragments(), _ANY_SHARDS)
+    return replace(read, where=Where.SEARCHERS, plan=plan)
 
 
 def _write(method: str, pattern: str, handler: _Handler, parameters: frozenset[str] = _WRITE) -> Route:
@@ -113,9 +114,9 @@ ROUTES: tuple[Route, ...] = (
     _write("POST", f"{_P}/batch", points.update_batch),
     _read("POST", f"{_P}/scroll", points.scroll_points, _ANY_SHARDS),
     _read("POST", f"{_P}/count", points.count_points, _ANY_SHARDS),
-    _search("POST", f"{_P}/search", search.search_points, search.plan_search),
+    _search("POST", f"{_P}/search", search.plan_search),
     _read("POST", f"{_P}/search/batch", search.search_batch, _ANY_SHARDS),
-    _search("POST", f"{_P}/query", search.query_points, search.plan_query),
+    _search("POST", f"{_P}/query", search.plan_query),
     _read("POST", f"{_P}/query/batch", search.query_batch, _ANY_SHARDS),
     _internal("POST", READ_PATH, internal.read, Where.READERS),
     _internal("POST", WRITE_PATH, internal.write, Where.WRITERS),

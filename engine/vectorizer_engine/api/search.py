@@ -98,7 +98,7 @@ class Search:
 
 
 def run_together(searches: Sequence[Search]) -> Sequence[Sequence[Scored]]:
-    """The hits of each of *searches*, which are of one collection and have the same `key`."""
+    """The hits of each of *searches*, which are of one collection, and whose plans have the same `key`."""
     return searches[0].plan.run([each.plan for each in searches])
 
 
@@ -111,18 +111,10 @@ def plan_query(call: Call) -> Search:
     return Search(plan, b'{"points":', b"}")
 
 
-def search_points(call: Call) -> Fragments:
-    return plan_search(call).fragments()
-
-
 def search_batch(call: Call) -> Fragments:
     yield _holding_searches(call)
     body, vectors = _decoded(_search_batch, call)
     yield from _answers(call.collection, body.searches, vectors, b"", b"")
-
-
-def query_points(call: Call) -> Fragments:
-    return plan_query(call).fragments()
 
 
 def query_batch(call: Call) -> Fragments:
